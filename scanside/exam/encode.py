@@ -133,10 +133,7 @@ def jpeg_lossless(pixels: NDArray[np.uint8]) -> bytes:
     extra = np.where(difference < 0, difference + (1 << category) - 1, difference)
     symbol = (code_of[category] << category) | extra
     length = length_of[category] + category
-    shift = length[:, None] - 1 - np.arange(int(length.max()))
-    bits = ((symbol[:, None] >> np.maximum(shift, 0)) & 1).astype(np.uint8)[shift >= 0]
-    bits = np.concatenate([bits, np.ones(-len(bits) % 8, np.uint8)])
-    entropy = np.packbits(bits).tobytes().replace(b"\xff", b"\xff\x00")
+    entropy = _packed_bits(symbol, length).replace(b"\xff", b"\xff\x00")
     counts = bytes(_LENGTHS.count(n) for n in range(1, 17))
     return b"".join(
         [
@@ -148,3 +145,18 @@ def jpeg_lossless(pixels: NDArray[np.uint8]) -> bytes:
             b"\xff\xd9",
         ]
     )
+
+
+def _packed_bits(values: NDArray[np.int64], lengths: NDArray[np.int64]) -> bytes:
+    """The lowest `lengths` bits (at most 32) of each value, one after the other; the last byte is filled with ones."""
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    word, offset = starts >> 5, starts & 31
+    shifted = values.astype(np.uint64) << (64 - offset - lengths).astype(np.uint64)
+    n_bits, n_words = int(ends[-1]), int(word[-1]) + 2
+    # Every bit is set by one value only, so that sums are unions; doubles hold 32 bits exactly.
+    words = np.bincount(word, shifted >> np.uint64(32), n_words)
+    words += np.bincount(word + 1, shifted & np.uint64(0xFFFFFFFF), n_words)
+    packed = bytearray(words.astype(">u4").tobytes()[: -(-n_bits // 8)])
+    packed[-1] |= (1 << (-n_bits % 8)) - 1
+    return bytes(packed)

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scanside.errors import ExamReadError, GeometryError
+from scanside.errors import ExamReadError, GeometryError, UsageError
 from scanside.exam.volume import Exam, FrameSource, Refusal, Volume, Voxels
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def open_exam(path: str | os.PathLike[str], *, spacing_mm: Triple | None = None)
     ExamReadError
         Nothing usable, a damaged or hostile file, or images of several patients.
     GeometryError
-        The only volume has no usable spacing.
+        The only volume has no usable spacing, or `spacing_mm` is out of bounds.
+    UsageError
+        `spacing_mm` is not three numbers.
 
     Examples
     --------
@@ -95,7 +97,11 @@ def open_exam(path: str | os.PathLike[str], *, spacing_mm: Triple | None = None)
         from scanside.exam.archive import UnpackedArchive
 
         archive = UnpackedArchive(path)
-        return _open_folder(archive.folder, path, spacing_mm, archive)
+        try:
+            return _open_folder(archive.folder, path, spacing_mm, archive)
+        except BaseException:
+            archive.close()
+            raise
     volume = _reader(kind)(path, spacing_mm)
     return Exam(path, (_labelled(volume, path.name, None),))
 
@@ -356,7 +362,10 @@ def _nothing_usable(found: _Findings, source: Path) -> ExamReadError:
 def _checked_spacing(spacing_mm: Triple) -> Triple:
     from scanside.exam.geometry import Geometry
 
-    sweep, depth, lateral = (float(value) for value in spacing_mm)
+    try:
+        sweep, depth, lateral = (float(value) for value in spacing_mm)
+    except (TypeError, ValueError):
+        raise UsageError("spacing_mm is no (sweep, depth, lateral) in mm", found=repr(spacing_mm)[:80]) from None
     Geometry((1, 1, 1), (sweep, depth, lateral))
     return sweep, depth, lateral
 

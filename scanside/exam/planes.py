@@ -161,7 +161,7 @@ def crop(
     canvas[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
     if (canvas.shape[0] > size) != (canvas.shape[1] > size):  # the shrinking axis alone first, or it is not averaged
         shrinking = (canvas.shape[1], size) if canvas.shape[0] > size else (size, canvas.shape[0])
-        canvas = cv2.resize(canvas, shrinking, interpolation=cv2.INTER_AREA)
+        canvas = cv2.resize(canvas, shrinking, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     pixels = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
     return Crop(plane, index, pixels, (windows[0], windows[1]))
 
@@ -188,6 +188,6 @@ def triplet_indices(geometry: Geometry, box_mm: Box, frames: int) -> dict[Plane,
         span = FRAMES_SPAN * box_mm.size[axis]
         low = box_mm.centre[axis] - span / 2
         centres_mm = low + span * (np.arange(frames) + 0.5) / frames
-        native = np.floor(centres_mm / geometry.spacing_mm[axis]).astype(int)
+        native = np.floor(centres_mm / geometry.spacing_mm[axis] + 1e-9).astype(int)
         indices[plane] = tuple(np.clip(native, 0, geometry.shape[axis] - 1).tolist())
     return indices

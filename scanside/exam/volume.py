@@ -189,9 +189,13 @@ class Volume:
         def read(k: int) -> None:
             if stop.is_set() or (cancel is not None and cancel.is_set()):
                 return
-            self.source.read(k, voxels[k])
-            if on_frame is not None:
-                on_frame(k)
+            try:
+                self.source.read(k, voxels[k])
+                if on_frame is not None:
+                    on_frame(k)
+            except BaseException:
+                stop.set()
+                raise
 
         with ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="scanside-decode") as pool:
             jobs = [pool.submit(read, k) for k in range(len(voxels))]

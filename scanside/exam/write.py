@@ -5,13 +5,13 @@ The DICOM writers live in `scanside.exam.write_dicom` and are offered here too; 
 
 from __future__ import annotations
 
-import gzip as gzip_module
 import os
 import secrets
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -94,7 +94,7 @@ def write_nrrd(path: str | os.PathLike[str], array: NDArray, geometry: Geometry,
     geometry : Geometry
         Shape, spacing in mm and orientation.
     gzip : bool
-        Compress the data (fast level).
+        Compress the data.
 
     Raises
     ------
@@ -132,23 +132,29 @@ def write_nrrd_frames(
     header = _nrrd_header(_NRRD_TYPES[dtype.name], dtype.itemsize, geometry, "gzip" if gzip else "raw")
     with atomic_file(path) as file:
         file.write(header)
-        if gzip:
-            with gzip_module.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed:
-                _write_frames(cast(IO[bytes], packed), frames, dtype, geometry)
-        else:
-            _write_frames(file, frames, dtype, geometry)
+        _write_frames(file, frames, dtype, geometry, _packer() if gzip else None)
     return path
 
 
-def _write_frames(file: IO[bytes], frames: Iterable[NDArray], dtype: np.dtype, geometry: Geometry) -> None:
+def _packer() -> zlib._Compress:
+    """gzip by runs and Huffman codes alone: on speckle as small as any level and twice as fast, on masks smaller."""
+    return zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+
+
+def _write_frames(
+    file: BinaryIO, frames: Iterable[NDArray], dtype: np.dtype, geometry: Geometry, packer: zlib._Compress | None
+) -> None:
     little, count = dtype.newbyteorder("<"), 0
     for frame in frames:
         if frame.shape != geometry.shape[1:]:
             raise UsageError("a frame does not fit the geometry", expected=list(geometry.shape), found=frame.shape)
-        file.write(np.ascontiguousarray(frame, dtype=little).data)
+        data = np.ascontiguousarray(frame, dtype=little).data
+        file.write(data if packer is None else packer.compress(data))
         count += 1
     if count != geometry.shape[0]:
         raise UsageError("the frames do not fill the geometry", expected=geometry.shape[0], found=count)
+    if packer is not None:
+        file.write(packer.flush())
 
 
 def _nrrd_header(kind: str, item_bytes: int, geometry: Geometry, encoding: str) -> bytes:

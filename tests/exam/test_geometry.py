@@ -6,13 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scanside.errors import GeometryError
 from scanside.exam.geometry import Box, Geometry
 
-settings.register_profile("exam", deadline=None)
+settings.register_profile("exam", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("exam")
 
 ORIENTATIONS = [

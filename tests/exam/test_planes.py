@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from scanside.exam.geometry import Box, Geometry
 from scanside.exam.planes import Plane, SectionGrid, crop, resample
 
-settings.register_profile("exam", deadline=None)
+settings.register_profile("exam", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("exam")
 
 planes = st.sampled_from(list(Plane))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydicom.uid import UID
-
 from scanside.errors import ExamReadError
 from scanside.exam.profiles import recognise
 from scanside.exam.readers import dicom_labels
 from scanside.exam.readers.dicom_file import DicomFile, read_dicom_file
 from scanside.exam.readers.dicom_geometry import FramePlanes, Triple, frame_planes, place
-from scanside.exam.readers.dicom_header import SYNTAX_NAMES, Header
+from scanside.exam.readers.dicom_header import SYNTAX_NAMES, Header, uid_name
 from scanside.exam.readers.dicom_pixels import DicomFrames, PixelData, frame_count, grey_map
 from scanside.exam.volume import Volume, VolumeInfo
 
@@ -55,12 +53,11 @@ def check_object(file: DicomFile) -> None:
         Another SOP class; an image that is derived (PS3.3 C.7.6.1.1.2), a localiser, or 4-D.
     """
     if file.sop_class not in SOP_CLASSES:
-        name = UID(file.sop_class).name if 0 < len(file.sop_class) <= 64 else "no SOP class"
         raise ExamReadError(
             "this DICOM object is no ultrasound volume",
             where=file.where,
             expected="Ultrasound Multi-frame, Enhanced US Volume or a series of Ultrasound Images",
-            found=name,
+            found=uid_name(file.sop_class),
         )
     kinds = file.header.codes("ImageType")
     for kind, what in (("DERIVED", "a derived image"), ("LOCALIZER", "a localiser")):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pydicom.filereader import read_partial
-from pydicom.uid import UID
 
 from scanside.errors import ExamReadError, ScansideError
 from scanside.exam.readers.dicom_header import (
@@ -21,6 +20,7 @@ from scanside.exam.readers.dicom_header import (
     UNDEFINED,
     Header,
     shown,
+    uid_name,
     wrapped,
 )
 
@@ -101,9 +101,11 @@ def _read(file: BinaryIO, path: Path, where: str) -> DicomFile:
         raise ExamReadError(
             "this is no DICOM file", where=where, expected="DICM at byte 128", found=shown(repr(head[128:132]))
         )
-    meta = _file_meta(head, where)
+    meta, start = _file_meta(head, where)
     syntax = meta.get(0x0010, "")
     _check_syntax(syntax, where)
+    if len(head) >= start + 6:
+        _check_encoding(head[start + 4 : start + 6].isalpha(), syntax, where)
     file.seek(0)
     bounded = _BoundedFile(file, where)
     reached = False
@@ -129,8 +131,8 @@ def _read(file: BinaryIO, path: Path, where: str) -> DicomFile:
     return DicomFile(path, where, size, syntax, sop_class, header, pixels)
 
 
-def _file_meta(head: bytes, where: str) -> dict[int, str]:
-    """UIDs of the File Meta Information (PS3.10 7.1), always explicit little endian, from the file's first bytes."""
+def _file_meta(head: bytes, where: str) -> tuple[dict[int, str], int]:
+    """UIDs of the File Meta Information (PS3.10 7.1, always explicit little endian), and where the data set begins."""
     values: dict[int, str] = {}
     at = 132
     while at + 8 <= len(head):
@@ -153,7 +155,7 @@ def _file_meta(head: bytes, where: str) -> dict[int, str]:
             expected="TransferSyntaxUID (0002,0010)",
             found="none: damaged or cut short in its first bytes",
         )
-    return values
+    return values, at
 
 
 def _check_syntax(syntax: str, where: str) -> None:
@@ -166,12 +168,22 @@ def _check_syntax(syntax: str, where: str) -> None:
             remedy="convert it first, for example with dcmconv or gdcmconv",
         )
     if syntax not in SYNTAX_NAMES:
-        name = UID(syntax).name if len(syntax) <= 64 else "a UID of more than 64 characters"
         raise ExamReadError(
             "this transfer syntax is not read",
             where=where,
             expected=f"one of {', '.join(SYNTAX_NAMES.values())}",
-            found=shown(name),
+            found=uid_name(syntax),
+        )
+
+
+def _check_encoding(explicit: bool, syntax: str, where: str) -> None:
+    if explicit == (syntax == IMPLICIT_LITTLE):
+        raise ExamReadError(
+            "the file is not encoded as its transfer syntax says",
+            where=where,
+            expected="implicit VR" if syntax == IMPLICIT_LITTLE else "explicit VR",
+            found="explicit VR" if explicit else "implicit VR",
+            remedy="the file was damaged or rewritten wrongly; export it again",
         )
 
 
@@ -188,14 +200,7 @@ def _pixel_element(file: BinaryIO, syntax: str, size: int, where: str) -> PixelE
     if (group, element) != (0x7FE0, 0x0010):
         raise ExamReadError("floating point pixel data are not read", where=where, expected="PixelData (7FE0,0010)")
     explicit = raw[4:6] in (b"OB", b"OW", b"UN")
-    if explicit == (syntax == IMPLICIT_LITTLE):
-        raise ExamReadError(
-            "the file is not encoded as its transfer syntax says",
-            where=where,
-            expected="implicit VR" if syntax == IMPLICIT_LITTLE else "explicit VR",
-            found="explicit VR" if explicit else "implicit VR",
-            remedy="the file was damaged or rewritten wrongly; export it again",
-        )
+    _check_encoding(explicit, syntax, where)
     if explicit:
         (length,) = struct.unpack_from(order + "I", raw, 8)
         offset, vr = start + 12, raw[4:6].decode()

@@ -22,6 +22,7 @@ from scanside.exam.readers.header import CALLER
 MAX_ANISOTROPY = 20
 MAX_EXTENT_MM = 400
 _AGREE = 0.01
+_ROUNDING = 1e-4
 _STEP_TOLERANCE = 0.05
 _STEP_TOLERANCE_MM = 0.011
 _REMEDY = "give the true spacing with --spacing SWEEP,DEPTH,LATERAL (spacing_mm= in Python)"
@@ -35,7 +36,7 @@ class FramePlanes:
     """Positions (n, 3) of the frames' first pixels in mm and their common row and column directions, as stated.
 
     `patient` tells patient coordinates from those of a volume's own frame of reference. `numbers` are the instance
-    numbers, which say which of two directions along the sweep was the scanner's.
+    numbers, by default the frames' order in the file: they say which direction along the sweep was the scanner's.
     """
 
     positions: NDArray[np.float64]
@@ -205,12 +206,8 @@ def _sweep_of(planes: FramePlanes, where: str) -> _Sweep | None:
     if np.ptp(planes.positions, axis=0).max() < 1e-6:
         return None
     order = np.argsort(along, kind="stable")
-    if planes.numbers:
-        rising = np.asarray(planes.numbers)[order]
-        backwards = bool(np.all(np.diff(rising) < 0))
-    else:
-        backwards = bool(np.all(np.diff(along) < 0))
-    if backwards:
+    numbers = np.asarray(planes.numbers or range(len(along)), dtype=np.float64)
+    if (numbers - numbers.mean()) @ (along - along.mean()) < 0:
         order = order[::-1]
     points = planes.positions[order]
     count = len(points)
@@ -296,14 +293,18 @@ def _between(
     value = _usable(stated, source, header.where)[0] if stated is not None else None
     if sweep is None or planes is None:
         return None if value is None else (value, source)
-    if value is not None and abs(value - sweep.spacing_mm) > max(_AGREE * value, 1e-3):
+    source = "functional groups" if planes.source.startswith("functional groups") else planes.source
+    if value is None:
+        return sweep.spacing_mm, source
+    apart = abs(value - sweep.spacing_mm)
+    if apart <= _ROUNDING * value:
+        return value, source
+    if apart > max(_AGREE * value, 1e-3):
         warnings.append(
             f"SpacingBetweenSlices says {value:g} mm but the frames lie {sweep.spacing_mm:.4g} mm apart: "
             "their positions were used"
         )
-    elif value is not None and planes.source.startswith("functional groups"):
-        return value, "functional groups"
-    return sweep.spacing_mm, planes.source
+    return sweep.spacing_mm, source
 
 
 def _region(

@@ -7,9 +7,11 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from scanside.errors import ExamReadError, GeometryError, ScansideError
 
@@ -34,6 +36,7 @@ SYNTAX_NAMES = {
 NATIVE = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG})
 
 UNDEFINED = 0xFFFFFFFF
+_ASCII_VRS = frozenset({"UI", "CS", "DS", "IS"})
 
 
 class Header:
@@ -58,8 +61,13 @@ class Header:
 
     def text(self, keyword: str) -> str:
         """The value as one line of text; empty when absent, or in a character set nobody knows."""
+        tag = _tag(keyword)
         try:
-            value = self._value(_tag(keyword), keyword)
+            value = self._raw(tag, keyword)
+            if value is None:
+                return ""
+            ascii_only = dictionary_VR(tag) in _ASCII_VRS and isinstance(value.value, bytes)
+            value = value.value if ascii_only else self._value(tag, keyword)
         except ExamReadError:
             return ""
         if value is None:
@@ -208,6 +216,11 @@ def _tag(keyword: str) -> int:
     tag = tag_for_keyword(keyword)
     assert tag is not None, keyword
     return tag
+
+
+def uid_name(uid: str) -> str:
+    """The standard's name of a UID, or the UID itself when it has none; for messages."""
+    return shown(UID(uid, validation_mode=IGNORE).name) if uid else "none"
 
 
 def shown(text: str) -> str:

@@ -6,6 +6,7 @@ The array is [sweep, depth, lateral], as everywhere in this package.
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from scanside.exam.readers.header import Stated, Triple, resolve
 from scanside.exam.readers.stored import StoredVoxels, volume
 from scanside.exam.volume import Volume
 
-_BAD = (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, zlib.error, zipfile.BadZipFile)
+_BAD = (
+    *(OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, zlib.error, zipfile.BadZipFile),
+    *(SyntaxError, TypeError, tokenize.TokenError, MemoryError),  # a damaged npy header, which is Python text
+)
 _SPACING_MEMBER_BYTES = 4096
 
 

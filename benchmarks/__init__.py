@@ -1,0 +1,1 @@
+"""Commands that make the committed tables under benchmarks/results/."""

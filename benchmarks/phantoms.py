@@ -1,0 +1,99 @@
+"""Findings against the known truth on full-size phantoms of seeds never used in training (those are 1000 to 1999)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sklearn.metrics import roc_auc_score
+
+import scanside
+from benchmarks.record import conditions, write_csv, write_json
+from scanside.errors import UsageError
+from scanside.evaluation.matching import match_truth
+from scanside.exam import Volume
+from scanside.exam.phantom import make_phantom
+
+TRAINING_SEEDS = range(1000, 2000)
+
+
+def make_table(seeds: Sequence[int], out: Path, pack: Path | None) -> None:
+    """Write phantoms-lesions.csv, phantoms-volumes.csv and phantoms-summary.json into `out`."""
+    if set(seeds) & set(TRAINING_SEEDS):
+        raise UsageError("these seeds are kept for training", expected=f"none of {TRAINING_SEEDS}", found=seeds)
+    predictor = scanside.load(pack)
+    lesions: list[dict[str, Any]] = []
+    volumes: list[dict[str, Any]] = []
+    for seed in seeds:
+        phantom = make_phantom(seed)
+        volume = Volume.from_array(phantom.voxels, phantom.geometry.spacing_mm, source=f"phantom {seed}")
+        report = predictor.analyze(volume)
+        matches = match_truth(report.lesions, phantom.truth)
+        for known, match in zip(phantom.truth, matches.truth, strict=True):
+            lesions.append(
+                {
+                    "seed": seed,
+                    "lesion": known.id,
+                    "kind": known.kind,
+                    "malignant": int(known.malignant),
+                    "size_mm": round(max(known.diameters_mm), 1),
+                    "found": int(match.found),
+                    "centroid_error_mm": _rounded(match.centroid_error_mm),
+                    "iou": _rounded(match.iou),
+                    "probability": _rounded(match.probability, 4),
+                }
+            )
+        wrong = set(matches.false_positives)
+        volumes.append(
+            {
+                "seed": seed,
+                "lesions": matches.n_truth,
+                "found": matches.n_found,
+                "false_positives": matches.n_false_positives,
+                "false_positive_scores": " ".join(f"{v.detection_score:.2f}" for v in report.lesions if v.id in wrong),
+                "seconds": round(report.timing_ms.total / 1000, 1),
+            }
+        )
+        print(volumes[-1], flush=True)
+    write_csv(out / "phantoms-lesions.csv", lesions)
+    write_csv(out / "phantoms-volumes.csv", volumes)
+    summary = summarise(lesions, volumes)
+    device = report.device
+    write_json(
+        out / "phantoms-summary.json",
+        {
+            **conditions(),
+            "seeds": [seeds[0], seeds[-1]],
+            "pack": {"name": report.pack.name, "version": report.pack.version, "sha256": report.pack.sha256},
+            "runtime": device.runtime,
+            "precision": device.precision,
+            "policy": device.policy,
+            **summary,
+        },
+    )
+    print(summary)
+
+
+def summarise(lesions: Sequence[dict[str, Any]], volumes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Sensitivity, false positives a volume, median centroid error, and AUC over the lesions found."""
+    found = [row for row in lesions if row["found"]]
+    labels = [row["malignant"] for row in found]
+    probabilities = [row["probability"] for row in found]
+    right = sum((p > 0.5) == bool(label) for p, label in zip(probabilities, labels, strict=True))
+    return {
+        "volumes": len(volumes),
+        "lesions": len(lesions),
+        "found": len(found),
+        "sensitivity": round(len(found) / len(lesions), 4),
+        "false_positives_per_volume": round(sum(row["false_positives"] for row in volumes) / len(volumes), 3),
+        "median_centroid_error_mm": _rounded(statistics.median(row["centroid_error_mm"] for row in found)),
+        "malignant_found": sum(labels),
+        "auc": _rounded(roc_auc_score(labels, probabilities), 4) if len(set(labels)) == 2 else None,
+        "accuracy": round(right / len(found), 4),
+    }
+
+
+def _rounded(value: float | None, digits: int = 3) -> float | str:
+    return "" if value is None else round(float(value), digits)

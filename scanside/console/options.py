@@ -1,0 +1,55 @@
+"""Option texts into values; what makes no sense is a usage error."""
+
+from __future__ import annotations
+
+import math
+
+from scanside.errors import UsageError
+
+
+def spacing_from(text: str | None) -> tuple[float, float, float] | None:
+    """`0.53,0.1,0.19` as (sweep, depth, lateral) mm; None stays None.
+
+    Raises
+    ------
+    UsageError
+        Not three finite, positive numbers within the range a geometry takes.
+    """
+    if text is None:
+        return None
+    from scanside.exam.geometry import MAX_SPACING_MM, MIN_SPACING_MM
+
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 3 or not all(math.isfinite(v) and MIN_SPACING_MM <= v <= MAX_SPACING_MM for v in values):
+        raise UsageError(
+            "--spacing makes no sense",
+            expected=f"SWEEP,DEPTH,LATERAL in mm, each {MIN_SPACING_MM} to {MAX_SPACING_MM}",
+            found=repr(text),
+            remedy="for example --spacing 0.53,0.1,0.19",
+        )
+    return values  # type: ignore[return-value]
+
+
+def shape_from(text: str) -> tuple[int, int, int]:
+    """`318x600x800` as (sweep, depth, lateral) voxels.
+
+    Raises
+    ------
+    UsageError
+        Not three whole numbers from 8 to 4096.
+    """
+    try:
+        values = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        values = ()
+    if len(values) != 3 or not all(8 <= v <= 4096 for v in values):
+        raise UsageError(
+            "--shape makes no sense",
+            expected="SWEEPxDEPTHxLATERAL, each 8 to 4096",
+            found=repr(text),
+            remedy="for example --shape 318x600x800",
+        )
+    return values  # type: ignore[return-value]

@@ -1,0 +1,95 @@
+"""Progress of a pipeline on stderr: bars on a terminal, one line a finished stage elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Protocol
+
+
+class Step(Protocol):
+    """What a progress callback is called with."""
+
+    @property
+    def stage(self) -> str: ...
+
+    @property
+    def done(self) -> int: ...
+
+    @property
+    def total(self) -> int: ...
+
+
+class StageProgress:
+    """Shows each stage of a run as it advances; called from any thread with the pipeline's `Progress`."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._lock = threading.Lock()
+        self._begun = time.monotonic()
+        self._tasks: dict[str, object] = {}
+        self._finished: set[str] = set()
+        self._bars = _bars() if not quiet and sys.stderr.isatty() else None
+
+    def __enter__(self) -> StageProgress:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, step: Step) -> None:
+        self.advance(step.stage, step.done, step.total)
+
+    def advance(self, stage: str, done: int, total: int) -> None:
+        """Say that `done` of `total` items of `stage` are finished."""
+        if self._quiet:
+            return
+        with self._lock:
+            if self._bars is not None:
+                if stage not in self._tasks:
+                    self._tasks[stage] = self._bars.add_task(stage, total=total)
+                self._bars.update(self._tasks[stage], completed=done, total=total)
+            elif done >= total and stage not in self._finished:
+                self._finished.add(stage)
+                elapsed = time.monotonic() - self._begun
+                print(f"{elapsed:7.1f} s  {stage}  {done}/{total}", file=sys.stderr, flush=True)
+
+    def next_volume(self, number: int, count: int, source: str) -> None:
+        """The next volume of a study begins: its stages start again."""
+        self.say(f"volume {number} of {count}: {source}")
+        with self._lock:
+            self._finished.clear()
+            if self._bars is not None:
+                for task in self._tasks.values():
+                    self._bars.remove_task(task)
+            self._tasks.clear()
+
+    def say(self, text: str) -> None:
+        """One line of text between the bars."""
+        if self._quiet:
+            return
+        if self._bars is not None:
+            self._bars.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _bars():  # type: ignore[no-untyped-def]
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=40),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=False,
+    )

@@ -1,0 +1,202 @@
+"""What the verbs print on stdout: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from scanside.demo import Demonstration
+    from scanside.doctor import Examination
+    from scanside.exam.inspect import InspectRow
+    from scanside.pack import GoldenResult, Pack
+    from scanside.report.model import Report
+    from scanside.report.tables import Study
+
+_WIDTH_WHEN_PIPED = 120
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json_module.dumps(value, indent=2, allow_nan=False))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDTH_WHEN_PIPED)
+
+
+def _table(title: str | None, columns: Sequence[str], right: Iterable[str] = ()) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return table
+
+
+def _point(mm: Sequence[float]) -> str:
+    return ", ".join(f"{v:.1f}" for v in mm)
+
+
+def _size(mm: Sequence[float]) -> str:
+    return " x ".join(f"{v:.1f}" for v in mm)
+
+
+def _class(malignant: bool) -> str:
+    return "[red]malignant[/red]" if malignant else "[green]benign[/green]"
+
+
+def print_findings(report: Report) -> None:
+    """The lesions of one volume, the most suspicious first as the report lists them, and what ran."""
+    console = _console()
+    columns = ("lesion", "finding", "probability", "detection", "size mm", "centre mm", "planes seen")
+    title = "sweep, depth, lateral in mm"
+    table = _table(title, columns, right=("lesion", "probability", "detection"))
+    for lesion in report.lesions:
+        table.add_row(
+            str(lesion.id),
+            _class(lesion.malignant),
+            f"{lesion.probability:.2f}",
+            f"{lesion.detection_score:.2f}",
+            _size(lesion.diameters_mm),
+            _point(lesion.centroid_mm),
+            " ".join(lesion.planes_seen),
+        )
+    if report.lesions:
+        console.print(table)
+    else:
+        console.print("no lesions found")
+    console.print(_ran(report), markup=False)
+    for warning in (*report.exam.warnings, *report.device.fallbacks):
+        console.print(f"warning: {warning}", markup=False)
+
+
+def _ran(report: Report) -> str:
+    device = report.device
+    seconds = report.timing_ms.total / 1000
+    return f"{device.runtime} {device.precision}, policy {device.policy}, {seconds:.1f} s on {device.name}"
+
+
+def print_inspection(rows: Sequence[InspectRow], *, json: bool) -> None:
+    """What `scanside inspect` shows."""
+    if json:
+        print_json({"schema": "scanside-inspect/1", "volumes": [row.to_json() for row in rows]})
+        return
+    from scanside.exam.inspect import line
+
+    for row in rows:
+        print(line(row))
+
+
+def print_pack(pack: Pack, *, json: bool) -> None:
+    """What `scanside pack info` shows."""
+    from scanside.pack import describe, info_rows
+
+    if json:
+        print_json(describe(pack))
+        return
+    table = _table(None, ("", ""))
+    table.show_header = False
+    for label, text in info_rows(pack):
+        table.add_row(label, text)
+    _console().print(table)
+
+
+def print_verified(pack: Pack, golden: Sequence[GoldenResult]) -> None:
+    """What `scanside pack verify` shows of a pack that passed."""
+    print(
+        f"{pack.manifest.name} {pack.manifest.version}: {len(pack.manifest.files)} files intact, sha256 {pack.sha256}"
+    )
+    for result in golden:
+        print(f"{result.file}: reproduced, max error {result.max_error:.3g}, mean {result.mean_error:.3g}")
+
+
+def print_doctor(examination: Examination, *, json: bool) -> None:
+    """What `scanside doctor` shows."""
+    if json:
+        print_json(examination.to_json())
+        return
+    from rich.text import Text
+
+    colours = {"ok": "green", "absent": "dim", "unconfirmed": "yellow", "problem": "bold red"}
+    console = _console()
+    group = ""
+    for check in examination.checks:
+        if check.group != group:
+            group = check.group
+            console.print(Text(group, style="bold"))
+        state = check.state.value
+        line = Text.assemble("  ", (f"{state:<12}", colours[state]), f"{check.name:<18} {check.detail}")
+        console.print(line, soft_wrap=True)
+        if check.remedy:
+            console.print(Text(f"{'':<33}-> {check.remedy}", style="dim"), soft_wrap=True)
+    verdict = "this machine can analyse exams"
+    console.print(verdict if examination.healthy else "`scanside analyze` cannot run here yet", markup=False)
+
+
+def print_outcome(outcome: Report | Study, *, json: bool) -> None:
+    """What `scanside analyze` shows: the findings of a volume, or of each volume of a study."""
+    from scanside.report.json import to_json
+    from scanside.report.tables import Study
+
+    if json:
+        print_json(outcome.to_json() if isinstance(outcome, Study) else to_json(outcome))
+    elif isinstance(outcome, Study):
+        _print_study(outcome)
+    else:
+        print_findings(outcome)
+
+
+def _print_study(study: Study) -> None:
+    console = _console()
+    columns = ("volume", "source", "side", "view", "verdict", "lesions", "malignant", "highest", "folder or reason")
+    table = _table(None, columns, right=("volume", "lesions", "malignant", "highest"))
+    for row in study.rows:
+        highest = "" if row.highest_probability is None else f"{row.highest_probability:.2f}"
+        counts = ["" if n is None else str(n) for n in (row.lesions, row.malignant)]
+        words = [row.source, row.laterality, row.view, row.verdict]
+        table.add_row(str(row.volume), *map(_plain, words), *counts, highest, _plain(row.folder or row.reason))
+    console.print(table)
+
+
+def print_demo(shown: Demonstration) -> None:
+    """What `scanside demo` shows: the findings, and each true lesion with what became of it."""
+    print_findings(shown.report)
+    console = _console()
+    columns = ("truth", "is", "kind", "size mm", "found as", "centre off mm", "called")
+    table = _table("the lesions that are there", columns, right=("truth", "centre off mm"))
+    for lesion, match in zip(shown.truth, shown.matches.truth, strict=True):
+        right = match.called_malignant == match.malignant
+        called = {True: "malignant", False: "benign", None: ""}[match.called_malignant]
+        table.add_row(
+            str(lesion.id),
+            _class(lesion.malignant),
+            lesion.kind,
+            _size(lesion.diameters_mm),
+            f"lesion {match.lesion_id}" if match.found else "[red]missed[/red]",
+            f"{match.centroid_error_mm:.1f}" if match.centroid_error_mm is not None else "",
+            f"{called}{'' if right else ' (wrong)'}" if match.found else "",
+        )
+    console.print(table)
+    matches = shown.matches
+    text = (
+        f"{matches.n_found} of {matches.n_truth} lesions found, {matches.n_called_right} called right, "
+        f"{matches.n_false_positives} false positives; {shown.seconds:.0f} s in all"
+    )
+    console.print(text, markup=False)
+    for label, folder in (("exam", shown.exam_folder), ("report", shown.report_folder)):
+        console.print(f"{label:<7} {folder}", markup=False, soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,1 @@
+"""Runtimes, and the pipeline that takes an exam to its findings."""

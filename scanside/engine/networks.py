@@ -1,0 +1,123 @@
+"""The pack's two networks on a runtime: the segmenter with one session a section size, and the classifier."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scanside.engine.onnxruntime import OnnxRuntime, load_runtime
+from scanside.engine.triplets import CropRule
+from scanside.errors import EngineError
+from scanside.exam.planes import Plane
+from scanside.pack import ClassifierSpec, SegmenterSpec
+
+
+class Segmenter:
+    """Sections in, probabilities out. Safe to use from several threads.
+
+    Parameters
+    ----------
+    graph : bytes
+        The segmenter's ONNX graph, height and width free.
+    spec : SegmenterSpec
+        From the pack's manifest.
+    **how
+        `device`, `precision` and `threads` of `load_runtime`.
+    """
+
+    def __init__(self, graph: bytes, spec: SegmenterSpec, **how: Any) -> None:
+        self.spec = spec
+        self.planes = tuple(plane for plane in Plane if plane.value in spec.planes)
+        self._graph = graph
+        self._how = how
+        self._sessions: dict[tuple[int, int], OnnxRuntime] = {}
+        self._lock = threading.Lock()
+
+    def runtime(self, height: int, width: int) -> OnnxRuntime:
+        """The session for sections of this size, made at the first call.
+
+        Raises
+        ------
+        EngineError
+            The graph does not load, or breaks the graph contract.
+        """
+        with self._lock:
+            session = self._sessions.get((height, width))
+            if session is None:
+                dims = {"height": height, "width": width}
+                session = load_runtime(self._graph, dims=dims, name=self.spec.graph, **self._how)
+                _obey(session, self.spec.graph, {self.spec.input: np.uint8}, {self.spec.output: np.uint8})
+                self._sessions[height, width] = session
+            return session
+
+    def run(self, pixels: NDArray[np.uint8], probability: NDArray[np.uint8]) -> None:
+        """Probabilities of `pixels` into `probability`, both uint8 [n, 1, height, width].
+
+        Raises
+        ------
+        EngineError
+            The runtime failed.
+        """
+        session = self.runtime(*pixels.shape[2:])
+        session.run({self.spec.input: pixels}, {self.spec.output: probability})
+
+    def close(self) -> None:
+        """Free all sessions."""
+        with self._lock:
+            for session in self._sessions.values():
+                session.close()
+            self._sessions.clear()
+
+
+class Classifier:
+    """Triplets in, P(malignant) out. Safe to use from several threads."""
+
+    def __init__(self, graph: bytes, spec: ClassifierSpec, **how: Any) -> None:
+        self.spec = spec
+        self.rule = CropRule(spec.frames, spec.margin, spec.size, tuple(p for p in Plane if p.value in spec.inputs))
+        self._tensors = {plane: spec.inputs[plane.value] for plane in self.rule.planes}
+        self.runtime = load_runtime(graph, dims={}, name=spec.graph, **how)
+        _obey(self.runtime, spec.graph, dict.fromkeys(self._tensors.values(), np.uint8), {spec.output: np.float32})
+
+    def run(self, crops: Mapping[Plane, NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """P(malignant) of each triplet, float32 [n].
+
+        Raises
+        ------
+        EngineError
+            The runtime failed, or answered what is no probability (NaN, infinite, outside 0 to 1).
+        """
+        inputs = {tensor: crops[plane] for plane, tensor in self._tensors.items()}
+        probability = np.empty(len(next(iter(inputs.values()))), np.float32)
+        self.runtime.run(inputs, {self.spec.output: probability})
+        bad = ~((probability >= 0) & (probability <= 1))
+        if bad.any():
+            raise EngineError(
+                "the classifier's answer is no probability",
+                where=f"{self.spec.graph}: {self.spec.output}",
+                expected="0 to 1",
+                found=str(probability[bad][0]),
+                remedy="verify the pack with `scanside pack verify`, or run with precision fp32",
+            )
+        return probability
+
+    def close(self) -> None:
+        """Free the session."""
+        self.runtime.close()
+
+
+def _obey(session: OnnxRuntime, graph: str, inputs: Mapping[str, type], outputs: Mapping[str, type]) -> None:
+    for kind, specs, wanted in (("inputs", session.inputs, inputs), ("outputs", session.outputs, outputs)):
+        found = {spec.name: spec.dtype for spec in specs}
+        if found != {name: np.dtype(dtype) for name, dtype in wanted.items()}:
+            raise EngineError(
+                f"the graph's {kind} are not what the manifest says",
+                where=graph,
+                expected=", ".join(f"{name} {np.dtype(dtype)}" for name, dtype in wanted.items()),
+                found=", ".join(f"{name} {dtype}" for name, dtype in found.items()),
+                remedy="the pack is damaged or of another version: install it again",
+            )

@@ -1,0 +1,280 @@
+"""ONNX Runtime as a runtime: the CPU provider, the OpenVINO plug-in provider, or CUDA, by one written rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scanside.engine.capabilities import OPENVINO_PACKAGE, Capabilities, capabilities, openvino_device
+from scanside.engine.runtime import Runtime, TensorSpec
+from scanside.errors import EngineError, NotBuiltError, UsageError
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+
+CPU = "onnxruntime/cpu"
+OPENVINO = "onnxruntime/openvino-cpu"
+CUDA = "onnxruntime/cuda"
+
+_OPENVINO_HINT = {"fp32": "f32", "bf16": "bf16"}
+_NUMPY_OF = {
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which provider will run, in which arithmetic, and why; `fallbacks` says what was wanted and not possible."""
+
+    runtime: str
+    precision: str
+    reason: str
+    fallbacks: tuple[str, ...] = ()
+
+
+def choose(machine: Capabilities, device: str = "auto", precision: str = "auto") -> Choice:
+    """The rule. `precision` auto means fp32 here: what is certified is the predictor's knowledge.
+
+    * ``cuda``: the CUDA provider, or an error. ``auto`` takes CUDA where ONNX Runtime was built with it.
+    * ``bf16`` on a CPU: the OpenVINO plug-in, and only where the processor multiplies bf16 (AMX, AVX512-BF16): three
+      times fp32 there; anywhere else it would be emulated.
+    * ``fp32`` on a CPU: the OpenVINO plug-in on processors with AVX-512, where the segmenter, which is nearly all of
+      an exam, measured 1.07 x the CPU provider (the classifier 0.94 x). On AVX2 it measured 0.9 to 1.05 x, that is
+      nothing, so the CPU provider runs.
+
+    Raises
+    ------
+    UsageError
+        An unknown device or precision.
+    NotBuiltError
+        fp16, int8, and anything but fp32 on CUDA.
+    EngineError
+        What was asked for by name cannot run here.
+    """
+    _known("device", device, DEVICES)
+    _known("precision", precision, PRECISIONS)
+    wanted = "fp32" if precision == "auto" else precision
+    if wanted in ("fp16", "int8"):
+        raise NotBuiltError(f"precision {wanted} is not built yet", expected="fp32 or bf16", found=wanted)
+    if device == "cuda" or (device == "auto" and machine.cuda and wanted == "fp32"):
+        return _choose_cuda(machine, wanted)
+    if wanted == "bf16":
+        return _choose_bf16(machine)
+    if not machine.avx512:
+        return Choice(CPU, "fp32", "without AVX-512 the OpenVINO plug-in gains nothing")
+    if machine.openvino:
+        return Choice(OPENVINO, "fp32", "OpenVINO runs the segmenter faster on AVX-512")
+    return Choice(CPU, "fp32", "the only provider here", (f"{CPU} instead of {OPENVINO}: {machine.openvino_remark}",))
+
+
+def _choose_cuda(machine: Capabilities, precision: str) -> Choice:
+    if not machine.cuda:
+        raise EngineError(
+            "no usable CUDA provider",
+            where="device cuda",
+            expected="an ONNX Runtime built with CUDA",
+            found=", ".join(machine.providers),
+            remedy="install onnxruntime-gpu in place of onnxruntime, or run with device cpu",
+        )
+    if precision != "fp32":
+        raise NotBuiltError(f"precision {precision} on CUDA is not built yet", expected="fp32", found=precision)
+    return Choice(CUDA, "fp32", "a CUDA provider is installed")
+
+
+def _choose_bf16(machine: Capabilities) -> Choice:
+    if not machine.bf16:
+        raise EngineError(
+            "this processor has no bf16 arithmetic",
+            where="precision bf16",
+            expected="amx_bf16 or avx512_bf16 among its instructions",
+            found=machine.processor,
+            remedy="run with precision fp32",
+        )
+    if not machine.openvino:
+        raise EngineError(
+            "bf16 needs the OpenVINO plug-in provider",
+            where="precision bf16",
+            found=machine.openvino_remark,
+            remedy=f"pip install {OPENVINO_PACKAGE}, or run with precision fp32",
+        )
+    return Choice(OPENVINO, "bf16", "the processor multiplies bf16")
+
+
+def load_runtime(
+    graph: bytes,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    dims: Mapping[str, int] | None = None,
+    threads: int | None = None,
+    name: str = "graph",
+) -> OnnxRuntime:
+    """Load a self-contained ONNX graph.
+
+    Parameters
+    ----------
+    graph : bytes
+        The ONNX model. Weights in 8 bits with DequantizeLinear are unfolded once, at load.
+    device, precision : str
+        See `choose`. With device ``auto`` a provider that cannot load the graph gives way to the CPU provider, and
+        `OnnxRuntime.fallbacks` says so.
+    dims : mapping, optional
+        Sizes of the graph's free dimensions, by name ({"height": 96, "width": 256}).
+    threads : int, optional
+        Threads of one run; all usable cores if None.
+    name : str
+        What errors call the graph.
+
+    Raises
+    ------
+    EngineError
+        The graph does not load, or what was asked for by name cannot run here.
+    """
+    machine = capabilities()
+    choice = choose(machine, device, precision)
+    threads = threads or machine.cores
+    try:
+        return OnnxRuntime(graph, choice, dims or {}, threads, name)
+    except EngineError as error:
+        if device != "auto" or choice.runtime == CPU or choice.precision != "fp32":
+            raise
+        remark = f"{CPU} instead of {choice.runtime}: {error.found or error.what}"
+        return OnnxRuntime(graph, replace(choice, runtime=CPU, fallbacks=(remark,)), dims or {}, threads, name)
+
+
+class OnnxRuntime(Runtime):
+    """One graph in one ONNX Runtime session; see `load_runtime`."""
+
+    def __init__(self, graph: bytes, choice: Choice, dims: Mapping[str, int], threads: int, name: str) -> None:
+        import onnxruntime
+
+        self.graph_name = name
+        self.choice = choice
+        self.fallbacks = choice.fallbacks
+        try:
+            options, providers = _session_options(onnxruntime, choice, dims, threads)
+            session = onnxruntime.InferenceSession(graph, options, **providers)
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise EngineError(
+                "the graph does not load",
+                where=name,
+                found=f"{choice.runtime}: {_message(error)}",
+                remedy="verify the pack with `scanside pack verify`, and this machine with `scanside doctor`",
+            ) from error
+        if choice.runtime == CUDA and "CUDAExecutionProvider" not in session.get_providers():
+            raise EngineError(
+                "no GPU answered the CUDA provider",
+                where=name,
+                found="no CUDA device, or CUDA and cuDNN libraries of other versions",
+                remedy="check the driver with `scanside doctor`, or run with device cpu",
+            )
+        self._session: Any | None = session
+        self._inputs = tuple(_spec(node, name) for node in session.get_inputs())
+        self._outputs = tuple(_spec(node, name) for node in session.get_outputs())
+
+    @property
+    def name(self) -> str:
+        return self.choice.runtime
+
+    @property
+    def precision(self) -> str:
+        return self.choice.precision
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._outputs
+
+    def run(self, inputs: Mapping[str, NDArray], outputs: Mapping[str, NDArray]) -> None:
+        session = self._session
+        if session is None:
+            raise EngineError("the runtime is closed", where=self.graph_name)
+        _check(self.graph_name, self._inputs, inputs)
+        _check(self.graph_name, self._outputs, outputs)
+        if len({array.shape[0] for array in (*inputs.values(), *outputs.values()) if array.ndim}) > 1:
+            raise EngineError("inputs and outputs differ in batch size", where=self.graph_name)
+        try:
+            binding = session.io_binding()
+            for key, array in inputs.items():
+                binding.bind_cpu_input(key, array)
+            for key, array in outputs.items():
+                binding.bind_output(key, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise EngineError("the graph failed", where=self.graph_name, found=_message(error)) from error
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _session_options(
+    onnxruntime: Any, choice: Choice, dims: Mapping[str, int], threads: int
+) -> tuple[Any, dict[str, Any]]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Weight-only Q/DQ graphs: else their weights are unfolded again at every run, 1.65 x slower.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # Waiting threads that spin take the cores from decoding and reformatting (measured: 10 to 15 % slower).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, size in dims.items():
+        options.add_free_dimension_override_by_name(key, size)
+    if choice.runtime == OPENVINO:
+        config = {
+            "INFERENCE_PRECISION_HINT": _OPENVINO_HINT[choice.precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": "1",
+        }
+        options.add_provider_for_devices([openvino_device()[0]], {"load_config": json.dumps({"CPU": config})})
+        return options, {}
+    if choice.runtime == CUDA:
+        return options, {"providers": [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]}
+    return options, {"providers": ["CPUExecutionProvider"]}
+
+
+def _spec(node: Any, graph: str) -> TensorSpec:
+    if node.type not in _NUMPY_OF:
+        raise EngineError("a tensor of a type the engine does not know", where=f"{graph}: {node.name}", found=node.type)
+    shape = tuple(size if isinstance(size, int) else None for size in node.shape)
+    return TensorSpec(node.name, np.dtype(_NUMPY_OF[node.type]), shape)
+
+
+def _check(graph: str, specs: tuple[TensorSpec, ...], arrays: Mapping[str, NDArray]) -> None:
+    if {spec.name for spec in specs} != set(arrays):
+        expected = ", ".join(spec.name for spec in specs)
+        raise EngineError("other tensors than the graph's", where=graph, expected=expected, found=", ".join(arrays))
+    for spec in specs:
+        array = arrays[spec.name]
+        fits = len(array.shape) == len(spec.shape) and all(
+            size in (None, n) for size, n in zip(spec.shape, array.shape, strict=True)
+        )
+        if array.dtype != spec.dtype or not fits or not array.flags.c_contiguous:
+            raise EngineError(
+                "a tensor does not fit the graph",
+                where=f"{graph}: {spec.name}",
+                expected=f"C-contiguous {spec.dtype} {list(spec.shape)}",
+                found=f"{array.dtype} {list(array.shape)}",
+            )
+
+
+def _known(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"unknown {what}", expected=" | ".join(known), found=repr(value))
+
+
+def _message(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

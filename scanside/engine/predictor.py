@@ -1,0 +1,303 @@
+"""The door of the library: a pack loaded once, then any number of exams, from any number of threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+
+import scanside
+from scanside.engine.capabilities import capabilities
+from scanside.engine.flow import Progress
+from scanside.engine.networks import Classifier, Segmenter
+from scanside.engine.onnxruntime import choose
+from scanside.engine.parity import certified_precision
+from scanside.engine.pipeline import Findings, find_lesions
+from scanside.errors import EngineError, ExamReadError, GeometryError, NotBuiltError, UsageError
+from scanside.exam.volume import Exam, Refusal, Volume, Voxels
+from scanside.pack import GoldenCase, GoldenResult, Pack, golden_cases, judge_golden, load_pack
+from scanside.report.model import DeviceRecord, ExamRecord, PackRecord, Report, Timing
+
+POLICIES = ("exact", "confirm")
+
+Source = str | os.PathLike[str] | Exam | Volume | NDArray[np.uint8]
+Spacing = tuple[float, float, float]
+OnProgress = Callable[[Progress], object]
+
+# How far a rounded precision may be from the golden answer on average, in parts of the output's full scale.
+ROUNDED_MEAN_ERROR = 0.02
+
+
+@dataclass(frozen=True)
+class Study:
+    """The reports of an exam's volumes, in order, and the volumes that were refused."""
+
+    reports: tuple[Report, ...]
+    refused: tuple[Refusal, ...]
+
+
+def load(
+    pack: str | os.PathLike[str] | Pack | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    policy: str = "exact",
+    threads: int | None = None,
+    allow_uncertified: bool = False,
+) -> Predictor:
+    """Load a model pack and prove it in place on its golden cases.
+
+    Parameters
+    ----------
+    pack : path or Pack, optional
+        A pack folder; the shipped pack if None.
+    device : str
+        "auto", "cpu" or "cuda". "cuda" without a usable GPU is an error, never a silent CPU run.
+    precision : str
+        "auto" (the fastest certified one, else fp32), "fp32", "bf16", "fp16" or "int8".
+    policy : str
+        "exact": every section of every plane.
+    threads : int, optional
+        Threads for networks and decoding; all usable cores if None.
+    allow_uncertified : bool
+        Run a precision that has no parity certificate.
+
+    Raises
+    ------
+    PackError
+        The pack is damaged or incomplete.
+    EngineError
+        What was asked for cannot run here, or the golden answers come out wrong.
+    ParityError
+        The precision has no certificate.
+    NotBuiltError, UsageError
+        A policy or precision of a later version; an unknown name.
+    """
+    if policy not in POLICIES:
+        raise UsageError("unknown policy", expected=" | ".join(POLICIES), found=repr(policy))
+    if policy == "confirm":
+        raise NotBuiltError("policy confirm is not built yet", expected="exact", found="confirm")
+    if threads is not None and threads < 1:
+        raise UsageError("a run needs at least one thread", found=f"threads={threads}")
+    opened = pack if isinstance(pack, Pack) else load_pack(pack)
+    predictor = Predictor(opened, device, precision, threads, allow_uncertified)
+    predictor.self_check()
+    return predictor
+
+
+class Predictor:
+    """A loaded pack; see `load`. Hold it and use it again: loading costs more than a section.
+
+    All methods may be called from several threads at once. It is a context manager, and `close` frees the networks.
+    """
+
+    def __init__(
+        self, pack: Pack, device: str, precision: str, threads: int | None, allow_uncertified: bool = False
+    ) -> None:
+        machine = capabilities()
+        spec = pack.manifest
+        self.pack = pack
+        self.policy = "exact"
+        self.threads = threads or machine.cores
+        chosen, remarks = certified_precision(
+            spec, machine, device=device, precision=precision, allow_uncertified=allow_uncertified
+        )
+        choose(machine, device, chosen)  # refuse before 100 MB of graphs are read
+        self.segmenter = Segmenter(
+            pack.graph_bytes("segmenter"), spec.segmenter, device=device, precision=chosen, threads=self.threads
+        )
+        self.classifier = Classifier(
+            pack.graph_bytes("classifier"), spec.classifier, device=device, precision=chosen, threads=self.threads
+        )
+        runtime = self.classifier.runtime
+        self.device = DeviceRecord(
+            runtime=runtime.name,
+            precision=runtime.precision,
+            policy=self.policy,
+            name=machine.processor,
+            fallbacks=tuple(dict.fromkeys((*remarks, *runtime.fallbacks))),
+        )
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the networks. Runs in progress fail."""
+        self.segmenter.close()
+        self.classifier.close()
+
+    def analyze(
+        self,
+        source: Source,
+        *,
+        spacing_mm: Spacing | None = None,
+        progress: OnProgress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Report:
+        """Find the lesions of one volume and say of each how likely it is malignant.
+
+        Parameters
+        ----------
+        source : path, Exam, Volume or uint8 array (sweep, depth, lateral)
+            An exam with exactly one volume.
+        spacing_mm : tuple of float, optional
+            Voxel size (sweep, depth, lateral): required for an array, optional for a path whose header states none.
+        progress : callable, optional
+            Called with `Progress(stage, done, total)` from the stages' threads, one call at a time.
+        cancel : threading.Event, optional
+            Set it from anywhere to stop the run.
+
+        Raises
+        ------
+        ExamReadError
+            The exam cannot be read, is refused, or holds several volumes (see `analyze_study`).
+        EngineError
+            A network failed or gave an unusable answer.
+        Cancelled
+            `cancel` was set.
+        """
+        volume = _volume(source, spacing_mm)
+        return self.analyze_volume(volume, progress=progress, cancel=cancel)[0]
+
+    def analyze_volume(
+        self, volume: Volume, *, progress: OnProgress | None = None, cancel: threading.Event | None = None
+    ) -> tuple[Report, Voxels]:
+        """As `analyze`, for one opened volume; also gives the decoded voxels, for pictures without decoding again."""
+        found = find_lesions(
+            volume, self.segmenter, self.classifier, threads=self.threads, progress=progress, cancel=cancel
+        )
+        return self._report(volume, found), found.voxels
+
+    def analyze_study(
+        self,
+        source: str | os.PathLike[str] | Exam,
+        *,
+        spacing_mm: Spacing | None = None,
+        progress: OnProgress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Study:
+        """Analyse every volume of an exam, in order.
+
+        A volume whose frames turn out unreadable joins the refused ones; any other error ends the study.
+
+        Raises
+        ------
+        ExamReadError
+            Nothing usable under the path.
+        EngineError, Cancelled
+            As `analyze`.
+        """
+        exam = _exam(source, spacing_mm)
+        reports, refused = [], list(exam.refused)
+        for volume in exam.volumes:
+            try:
+                reports.append(self.analyze_volume(volume, progress=progress, cancel=cancel)[0])
+            except ExamReadError as error:
+                refused.append(Refusal(volume.info.source, error))
+        return Study(tuple(reports), tuple(refused))
+
+    def self_check(self) -> tuple[GoldenResult, ...]:
+        """Run the pack's golden cases and compare with the reference's answers.
+
+        In fp32 the errors must stay inside the pack's limits. Any other precision rounds, which its certificate
+        judges; here its mean error must stay under 2 % of full scale, which a broken runtime does not.
+
+        Raises
+        ------
+        EngineError
+            An answer is further off.
+        """
+        results = []
+        for case in golden_cases(self.pack):
+            result = self._replay(case)
+            if not result.passed:
+                raise EngineError(
+                    "a golden case came out wrong",
+                    where=f"{case.network}: {case.file}",
+                    expected=f"errors of at most {case.max_error:g}, {case.mean_error:g} on average",
+                    found=f"{result.max_error:g}, {result.mean_error:g} on average ({self.device.runtime})",
+                    remedy="this runtime cannot be trusted here: try device cpu, precision fp32, and `scanside doctor`",
+                )
+            results.append(result)
+        return tuple(results)
+
+    def _replay(self, case: GoldenCase) -> GoldenResult:
+        outputs = {name: np.empty(answer.shape, answer.dtype) for name, answer in case.outputs.items()}
+        inputs = {name: np.ascontiguousarray(array) for name, array in case.inputs.items()}
+        if case.network == "segmenter":
+            height, width = next(iter(inputs.values())).shape[2:]
+            self.segmenter.runtime(height, width).run(inputs, outputs)
+        else:
+            self.classifier.runtime.run(inputs, outputs)
+        result = judge_golden(case, outputs)
+        if self.device.precision == "fp32":
+            return result
+        scale = 255 if case.network == "segmenter" else 1
+        passed = result.mean_error <= ROUNDED_MEAN_ERROR * scale
+        return GoldenResult(result.network, result.file, result.max_error, result.mean_error, passed)
+
+    def _report(self, volume: Volume, found: Findings) -> Report:
+        info, manifest = volume.info, self.pack.manifest
+        return Report(
+            software={"name": "scanside", "version": scanside.__version__},
+            pack=PackRecord(manifest.name, manifest.version, self.pack.sha256),
+            exam=ExamRecord(
+                source=PurePath(info.source).name or info.source,
+                sop_instance_uids=info.sop_instance_uids,
+                laterality=info.laterality.value,
+                view=info.view,
+                shape=info.geometry.shape,
+                spacing_mm=info.geometry.spacing_mm,
+                geometry_source=info.geometry_source,
+                warnings=(*info.warnings, *found.warnings),
+            ),
+            device=self.device,
+            lesions=found.lesions,
+            timing_ms=Timing(found.total_ms, found.busy_ms),
+            geometry=info.geometry,
+            mask=found.mask,
+            trace=found.trace,
+        )
+
+
+def _volume(source: Source, spacing_mm: Spacing | None) -> Volume:
+    if isinstance(source, np.ndarray):
+        if spacing_mm is None:
+            raise GeometryError(
+                "an array states no spacing",
+                where="array",
+                expected="spacing_mm=(sweep, depth, lateral)",
+                found="none",
+            )
+        return Volume.from_array(source, spacing_mm)
+    if isinstance(source, Volume):
+        _refuse_spacing(source, spacing_mm)
+        return source
+    return _exam(source, spacing_mm).only()
+
+
+def _exam(source: str | os.PathLike[str] | Exam, spacing_mm: Spacing | None) -> Exam:
+    if isinstance(source, Exam):
+        _refuse_spacing(source, spacing_mm)
+        return source
+    if not isinstance(source, (str, os.PathLike)):
+        raise UsageError("no exam", expected="a path, an Exam, a Volume or a uint8 array", found=type(source).__name__)
+    from scanside.exam.open import open_exam
+
+    return open_exam(Path(source), spacing_mm=spacing_mm)
+
+
+def _refuse_spacing(source: Exam | Volume, spacing_mm: Spacing | None) -> None:
+    if spacing_mm is not None:
+        raise UsageError(
+            "an opened exam already has its spacing",
+            found=f"spacing_mm with {type(source).__name__}",
+            remedy="give spacing_mm to open_exam",
+        )

@@ -1,0 +1,96 @@
+"""What the three planes say of every place: their sections' probabilities gathered on one isotropic grid.
+
+The grid's axes are the volume's, its pitch the segmenter's, its corner the volume's corner. A section belongs to the
+grid slice that holds its centre; several sections in one slice are averaged, and a slice that no section falls into
+takes the nearest one that has any. The planes then vote: the fused probability is the mean over the planes that looked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scanside.exam.geometry import Geometry
+from scanside.exam.planes import Plane, SectionGrid
+
+
+def section_geometry(geometry: Geometry, pitch_mm: float) -> Geometry:
+    """The isotropic grid of `pitch_mm` over a volume, in the shape its sections have."""
+    transverse = SectionGrid.over(geometry, Plane.TRANSVERSE, pitch_mm, pitch_mm)
+    coronal = SectionGrid.over(geometry, Plane.CORONAL, pitch_mm, pitch_mm)
+    shape = (coronal.shape[0], *transverse.shape)
+    return Geometry(shape, (pitch_mm, pitch_mm, pitch_mm), geometry.patient_from_mm)
+
+
+class Support:
+    """Gathers probabilities, section by section, in any order.
+
+    Parameters
+    ----------
+    grids : mapping of Plane to SectionGrid
+        The planes that will be looked at, all of one volume and one pitch.
+    """
+
+    def __init__(self, grids: Mapping[Plane, SectionGrid]) -> None:
+        first = next(iter(grids.values()))
+        self.geometry = section_geometry(first.geometry, first.pitch_mm)
+        self._slices = {plane: self._slice_of_section(grid) for plane, grid in grids.items()}
+        self._counts = {p: np.zeros(self.geometry.shape[p.normal], np.uint32) for p in grids}
+        self._sums = {
+            plane: np.zeros((len(self._counts[plane]), *grid.shape), _sum_dtype(self._slices[plane]))
+            for plane, grid in grids.items()
+        }
+
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """The planes that have given at least one section."""
+        return tuple(plane for plane, counts in self._counts.items() if counts.any())
+
+    def add(self, plane: Plane, first: int, probability: NDArray[np.uint8]) -> None:
+        """Add sections `first`, `first + 1`, ... of `plane`.
+
+        `probability` is uint8 (sections, height, width); padding beyond the section's shape is ignored.
+        """
+        sums, counts = self._sums[plane], self._counts[plane]
+        rows, columns = sums.shape[1:]
+        for s, section in enumerate(probability, start=first):
+            k = self._slices[plane][s]
+            sums[k] += section[:rows, :columns]
+            counts[k] += 1
+
+    def plane(self, plane: Plane) -> NDArray[np.uint8]:
+        """What `plane` alone says: uint8 (sweep, depth, lateral) on `geometry`."""
+        sums, counts = self._sums[plane], self._counts[plane]
+        seen = np.flatnonzero(counts)
+        if not len(seen):
+            return np.zeros(self.geometry.shape, np.uint8)
+        slices = np.arange(len(counts))
+        nearest = seen[np.abs(slices[:, None] - seen[None, :]).argmin(axis=1)]
+        mean = np.empty(sums.shape, np.uint8)
+        for k, source in enumerate(nearest.tolist()):
+            n = int(counts[source])
+            mean[k] = sums[source] if n == 1 else (sums[source].astype(np.uint32) + n // 2) // n
+        return np.ascontiguousarray(mean.transpose(np.argsort([plane.normal, plane.rows, plane.columns])))
+
+    def fused(self, planes: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """The mean of several planes' answers, rounded half up."""
+        answers = list(planes)
+        total = np.zeros(self.geometry.shape, np.uint16)
+        for answer in answers:
+            total += answer
+        total += np.uint16(len(answers) // 2)
+        total //= np.uint16(len(answers))
+        return total.astype(np.uint8)
+
+    def _slice_of_section(self, grid: SectionGrid) -> list[int]:
+        axis = grid.plane.normal
+        voxels = np.zeros((len(grid), 3))
+        voxels[:, axis] = grid.indices
+        centres = self.geometry.index_from_mm(grid.geometry.mm_from_index(voxels))[:, axis]
+        return np.clip(np.floor(centres + 0.5), 0, self.geometry.shape[axis] - 1).astype(int).tolist()
+
+
+def _sum_dtype(slices: list[int]) -> type[np.unsignedinteger]:
+    return np.uint16 if np.bincount(slices).max() * 255 <= np.iinfo(np.uint16).max else np.uint32

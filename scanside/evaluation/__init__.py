@@ -1,0 +1,1 @@
+"""The paper's statistics for any cohort, and found lesions against known ones."""

@@ -1,0 +1,252 @@
+"""From two trained networks to a model pack: export, 8-bit weights, comparison, golden cases, manifest."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scanside.errors import EngineError, UsageError
+from scanside.export.check import Batch, compare, graph_answers, reference_answers
+from scanside.export.onnx import PIXELS, PROBABILITY, export_classifier, export_segmenter
+from scanside.export.quantize import quantize_weights
+from scanside.models.fusion import FusionClassifier
+from scanside.models.unet import SIZE_MULTIPLE, Segmenter
+from scanside.pack.manifest import (
+    PLANES,
+    SCHEMA,
+    Certificate,
+    ClassifierSpec,
+    ExportCheck,
+    GoldenSpec,
+    Licence,
+    Manifest,
+    SegmenterSpec,
+)
+from scanside.pack.write import file_records, write_pack
+
+logger = logging.getLogger(__name__)
+
+MAX_EXPORT_ERROR = {"segmenter": 2.5 / 255, "classifier": 1e-3}
+"""Largest error in probability that an FP32 graph may show against PyTorch; rounding may flip one uint8 level."""
+_TOLERANCE_FLOOR = {"segmenter": (3.0, 0.1), "classifier": (0.005, 0.002)}
+_TOLERANCE_FACTOR = 3
+
+
+@dataclass(frozen=True)
+class PackParameters:
+    """What the pipeline must know beside the weights; see `SegmenterSpec` and `ClassifierSpec`."""
+
+    pitch_mm: float = 0.66
+    every_mm: float = 0.5
+    threshold: float = 0.5
+    min_lesion_mm: float = 3.0
+    section_batch: int = 16
+    crop_size: int = 224
+    margin: float = 1.35
+    frames: int = 8
+    triplet_batch: int = 8
+    planes: tuple[str, ...] = PLANES
+    precisions: tuple[str, ...] = ("fp32", "bf16")
+    encoder: str = "efficientnet-b0"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def create_pack(
+    out: str | os.PathLike[str],
+    *,
+    segmenter: Segmenter,
+    classifier: FusionClassifier,
+    name: str,
+    version: str,
+    sections: Sequence[NDArray[np.uint8]],
+    triplets: Sequence[Batch],
+    provenance: Mapping[str, Any],
+    licences: Sequence[Licence],
+    parameters: PackParameters | None = None,
+    certificates: Sequence[Certificate] = (),
+    card: str | None = None,
+) -> Path:
+    """Export both networks into a pack at `out` and return its folder. An earlier pack there is replaced.
+
+    Parameters
+    ----------
+    sections : sequence of uint8 arrays
+        Golden inputs of the segmenter, each [N, 1, H, W] with H and W multiples of 32; every array becomes a file.
+    triplets : sequence of mappings
+        Golden inputs of the classifier: for each of its planes uint8 [N, 1, crop_size, crop_size].
+    provenance : mapping
+        Free JSON: how the networks were trained.
+    card : str, optional
+        The model card (Markdown).
+
+    Raises
+    ------
+    UsageError
+        No golden inputs, or of a wrong shape or dtype.
+    EngineError
+        A graph strays from PyTorch, a network answers NaN, or a weight is not finite.
+    OutputError
+        `out` cannot be written or holds something that is no pack.
+    """
+    parameters = parameters or PackParameters()
+    section_batches = [{PIXELS: pixels} for pixels in sections]
+    triplet_batches = [{plane: batch[plane] for plane in classifier.planes} for batch in triplets]
+    _require_sections(section_batches)
+    _require_triplets(triplet_batches, parameters.crop_size)
+    with tempfile.TemporaryDirectory(prefix="scanside-export-") as folder:
+        fp32 = {
+            "segmenter": export_segmenter(segmenter, Path(folder) / "segmenter.onnx").read_bytes(),
+            "classifier": export_classifier(
+                classifier, Path(folder) / "classifier.onnx", parameters.crop_size
+            ).read_bytes(),
+        }
+    contents: dict[str, bytes] = {}
+    golden: list[GoldenSpec] = []
+    checks: list[ExportCheck] = []
+    for network, model, batches in (
+        ("segmenter", segmenter, section_batches),
+        ("classifier", classifier, triplet_batches),
+    ):
+        graph, measured, answers = _shipped_graph(network, model, fp32[network], batches, parameters.threshold)
+        contents[f"{network}.onnx"] = graph
+        checks += measured
+        specs, files = _golden(network, batches, answers, measured[-1])
+        golden += specs
+        contents |= files
+    if card is not None:
+        contents["MODEL_CARD.md"] = card.encode()
+    manifest = Manifest(
+        schema=SCHEMA,
+        name=name,
+        version=version,
+        segmenter=_segmenter_spec(segmenter, parameters),
+        classifier=_classifier_spec(classifier, parameters),
+        precisions=parameters.precisions,
+        golden=tuple(golden),
+        checks=tuple(checks),
+        provenance=provenance,
+        licences=tuple(licences),
+        files=file_records(contents),
+        certificates=tuple(certificates),
+        card=None if card is None else "MODEL_CARD.md",
+        extra=parameters.extra,
+    )
+    return write_pack(out, contents, manifest)
+
+
+def _shipped_graph(
+    network: str, model: Segmenter | FusionClassifier, fp32: bytes, batches: Sequence[Batch], threshold: float
+) -> tuple[bytes, list[ExportCheck], list[NDArray]]:
+    """The 8-bit-weight graph, its comparisons (FP32 graph, then shipped graph), and PyTorch's answers."""
+    cut = threshold if network == "segmenter" else None
+    expected = reference_answers(model, batches)
+    plain = graph_answers(fp32, batches)
+    exported = compare(network, "FP32 graph", "PyTorch", plain, expected, threshold=cut)
+    if exported.max_error > MAX_EXPORT_ERROR[network]:
+        raise EngineError(
+            "the exported graph strays from PyTorch",
+            where=network,
+            expected=f"an error of at most {MAX_EXPORT_ERROR[network]:.2g}",
+            found=f"{exported.max_error:.2g}",
+        )
+    graph, weight_errors = quantize_weights(fp32, where=network)
+    answers = graph_answers(graph, batches)
+    against_graph = compare(network, "8-bit weights", "FP32 graph", answers, plain, threshold=cut)
+    shipped = compare(network, "8-bit weights", "PyTorch", answers, expected, threshold=cut)
+    logger.info(
+        "%s: %d weights in 8 bits, %.1f MB, max error %.2g, worst weight %.2g relative RMS",
+        network,
+        len(weight_errors),
+        len(graph) / 1e6,
+        shipped.max_error,
+        max((e.relative_rms for e in weight_errors), default=0.0),
+    )
+    return graph, [exported, against_graph, shipped], expected
+
+
+def _golden(
+    network: str, batches: Sequence[Batch], answers: Sequence[NDArray], shipped: ExportCheck
+) -> tuple[list[GoldenSpec], dict[str, bytes]]:
+    """Golden files and their tolerances: three times what the shipped graph showed here, and never absurdly tight."""
+    unit = 255 if network == "segmenter" else 1
+    max_floor, mean_floor = _TOLERANCE_FLOOR[network]
+    limit = min(255.0, max(max_floor, round(_TOLERANCE_FACTOR * unit * shipped.max_error, 6)))
+    mean_limit = min(255.0, max(mean_floor, round(_TOLERANCE_FACTOR * unit * shipped.mean_error, 6)))
+    specs, files = [], {}
+    for number, (batch, answer) in enumerate(zip(batches, answers, strict=True)):
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **batch, **{PROBABILITY: answer})  # type: ignore[arg-type]
+        file = f"golden_{network}_{number}.npz"
+        files[file] = stream.getvalue()
+        specs.append(GoldenSpec(network, file, max_error=limit, mean_error=mean_limit))
+    return specs, files
+
+
+def _segmenter_spec(model: Segmenter, parameters: PackParameters) -> SegmenterSpec:
+    return SegmenterSpec(
+        graph="segmenter.onnx",
+        architecture=f"unet {parameters.encoder}",
+        input=PIXELS,
+        output=PROBABILITY,
+        pitch_mm=parameters.pitch_mm,
+        every_mm=parameters.every_mm,
+        planes=parameters.planes,
+        threshold=parameters.threshold,
+        min_lesion_mm=parameters.min_lesion_mm,
+        batch=parameters.section_batch,
+        size_multiple=SIZE_MULTIPLE,
+        mean=round(float(model.mean), 7),
+        std=round(float(model.std), 7),
+    )
+
+
+def _classifier_spec(model: FusionClassifier, parameters: PackParameters) -> ClassifierSpec:
+    return ClassifierSpec(
+        graph="classifier.onnx",
+        backbone=model.backbone,
+        variant=model.variant,
+        inputs={plane: plane for plane in model.planes},
+        output=PROBABILITY,
+        size=parameters.crop_size,
+        margin=parameters.margin,
+        frames=parameters.frames,
+        batch=parameters.triplet_batch,
+        mean=round(float(model.mean), 7),
+        std=round(float(model.std), 7),
+    )
+
+
+def _require_sections(batches: Sequence[Batch]) -> None:
+    if not batches:
+        raise UsageError("no golden sections", expected="at least one uint8 [N, 1, H, W]", found="none")
+    for batch in batches:
+        pixels = batch[PIXELS]
+        shape = pixels.shape
+        good = pixels.ndim == 4 and shape[0] > 0 and shape[1] == 1 and shape[2] % SIZE_MULTIPLE == 0
+        if not good or shape[3] % SIZE_MULTIPLE or pixels.dtype != np.uint8:
+            expected = f"uint8 [N, 1, H, W], H and W multiples of {SIZE_MULTIPLE}"
+            raise UsageError("no golden section", expected=expected, found=f"{pixels.dtype} {list(shape)}")
+
+
+def _require_triplets(batches: Sequence[Batch], size: int) -> None:
+    if not batches:
+        raise UsageError("no golden triplets", expected=f"at least one batch of uint8 [N, 1, {size}, {size}]")
+    for batch in batches:
+        count = len(next(iter(batch.values())))
+        for plane, pixels in batch.items():
+            if pixels.shape != (count, 1, size, size) or count < 1 or pixels.dtype != np.uint8:
+                raise UsageError(
+                    "no golden triplet",
+                    where=plane,
+                    expected=f"uint8 [{max(1, count)}, 1, {size}, {size}]",
+                    found=f"{pixels.dtype} {list(pixels.shape)}",
+                )

@@ -1,0 +1,42 @@
+"""The model pack: the only thing that crosses from the workshop to the scanner side."""
+
+from scanside.pack.describe import describe, info_rows
+from scanside.pack.golden import GoldenCase, GoldenResult, golden_cases, judge_golden
+from scanside.pack.load import DEFAULT_PACK, Pack, load_pack
+from scanside.pack.manifest import (
+    MANIFEST_NAME,
+    SCHEMA,
+    Certificate,
+    ClassifierSpec,
+    ExportCheck,
+    FileRecord,
+    GoldenSpec,
+    Licence,
+    Manifest,
+    SegmenterSpec,
+)
+from scanside.pack.write import file_records, write_pack
+
+__all__ = [
+    "DEFAULT_PACK",
+    "MANIFEST_NAME",
+    "SCHEMA",
+    "Certificate",
+    "ClassifierSpec",
+    "ExportCheck",
+    "FileRecord",
+    "GoldenCase",
+    "GoldenResult",
+    "GoldenSpec",
+    "Licence",
+    "Manifest",
+    "Pack",
+    "SegmenterSpec",
+    "describe",
+    "file_records",
+    "golden_cases",
+    "info_rows",
+    "judge_golden",
+    "load_pack",
+    "write_pack",
+]

@@ -1,0 +1,66 @@
+"""What `scanside pack info` shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scanside.pack.load import Pack
+from scanside.pack.strict import plain
+
+
+def describe(pack: Pack) -> dict[str, Any]:
+    """The pack in JSON form: identity, sizes, networks, precisions, checks, certificates, provenance, licences."""
+    manifest = pack.manifest
+    content = plain(manifest)
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "sha256": pack.sha256,
+        "schema": manifest.schema,
+        "path": str(pack.path),
+        "bytes": sum(record.bytes for record in manifest.files.values()),
+        **{key: content[key] for key in ("segmenter", "classifier", "precisions", "checks", "certificates")},
+        "golden_cases": len(manifest.golden),
+        **{key: content[key] for key in ("provenance", "licences", "files")},
+        "card": pack.card(),
+    }
+
+
+def info_rows(pack: Pack) -> list[tuple[str, str]]:
+    """The same for people: (label, text) rows in the order to show them, the card left out."""
+    manifest = pack.manifest
+    segmenter, classifier = manifest.segmenter, manifest.classifier
+    megabytes = sum(record.bytes for record in manifest.files.values()) / 1e6
+    rows = [
+        ("pack", f"{manifest.name} {manifest.version}"),
+        ("sha256", pack.sha256),
+        ("size", f"{megabytes:.1f} MB in {len(manifest.files)} files, all verified"),
+        (
+            "segmenter",
+            f"{segmenter.architecture}, {segmenter.pitch_mm:g} mm pixels, a section every {segmenter.every_mm:g} mm, "
+            f"threshold {segmenter.threshold:g}, lesions from {segmenter.min_lesion_mm:g} mm",
+        ),
+        (
+            "classifier",
+            f"{classifier.backbone} {classifier.variant}, {classifier.size} pixels, margin {classifier.margin:g}, "
+            f"{classifier.frames} frames a lesion",
+        ),
+        ("precisions", ", ".join(manifest.precisions)),
+    ]
+    for check in manifest.checks:
+        dice = "" if check.dice is None else f", Dice {check.dice:.4f}"
+        text = f"{check.compared} against {check.against}: max {check.max_error:.2g}, mean {check.mean_error:.2g}{dice}"
+        rows.append((f"check, {check.network}", f"{text} ({check.items} items)"))
+    rows += [
+        (
+            f"certificate, {c.precision}",
+            f"{c.runtime}, {c.lesions} lesions of {c.cohort}: AUC difference {c.auc_difference:+.4f} "
+            f"(95 % CI {c.auc_ci[0]:+.4f} to {c.auc_ci[1]:+.4f}), {len(c.flips)} flips",
+        )
+        for c in manifest.certificates
+    ]
+    rows += [
+        ("licence, " + licence.covers, licence.licence + (f"; {licence.citation}" if licence.citation else ""))
+        for licence in manifest.licences
+    ]
+    return rows

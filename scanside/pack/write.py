@@ -1,0 +1,63 @@
+"""Write a pack folder so that it is whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from scanside.errors import OutputError, PackError
+from scanside.pack.load import load_pack
+from scanside.pack.manifest import MANIFEST_NAME, FileRecord, Manifest
+
+
+def file_records(contents: Mapping[str, bytes]) -> dict[str, FileRecord]:
+    """The manifest's `files` for these contents by file name."""
+    return {name: FileRecord(hashlib.sha256(data).hexdigest(), len(data)) for name, data in contents.items()}
+
+
+def write_pack(out: str | os.PathLike[str], contents: Mapping[str, bytes], manifest: Manifest) -> Path:
+    """Write `contents` and the manifest to the folder `out`, replacing an earlier pack there, and verify the result.
+
+    Everything is written and synced beside `out` first and then renamed into place.
+
+    Raises
+    ------
+    PackError
+        The manifest does not describe the contents, or does not pass its own checks.
+    OutputError
+        `out` holds something that is no pack, or cannot be written.
+    """
+    out = Path(out)
+    if file_records(contents) != dict(manifest.files):
+        raise PackError("the manifest does not describe these files", where=out)
+    replaces = out.exists()
+    if replaces and not (out / MANIFEST_NAME).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError("refusing to replace what is no pack", where=out, remedy="name a new or an empty folder")
+    stage: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        stage.chmod(0o755)
+        for name, data in {**contents, MANIFEST_NAME: manifest.to_json()}.items():
+            with open(stage / name, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+        load_pack(stage)
+        if replaces:
+            old = stage.with_name(stage.name + "-old")
+            out.rename(old)
+            stage.rename(out)
+            shutil.rmtree(old)
+        else:
+            stage.rename(out)
+    except OSError as error:
+        raise OutputError("the pack cannot be written", where=out, found=error.strerror) from None
+    finally:
+        if stage is not None and stage.exists():
+            shutil.rmtree(stage, ignore_errors=True)
+    return out

@@ -1,0 +1,1 @@
+"""The result: typed objects, report.json, masks and pictures."""

@@ -1,0 +1,264 @@
+"""Training of the three-plane classifier on triplets of lesion crops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from scanside.errors import UsageError
+from scanside.exam.planes import Plane
+from scanside.models.fusion import Branch, FusionClassifier
+from scanside.models.keras_weights import load_keras_resnet50
+from scanside.training.augment import brightness
+from scanside.training.cohort import STORED_MARGIN
+from scanside.training.cohort_data import PhantomData, check_seeds, cohort_files, read_phantom, split_seeds
+from scanside.training.errors import TrainingDataError
+from scanside.training.loop import Arithmetic, train
+from scanside.training.recipe import ClassifierRecipe
+
+PLANES = tuple(Plane)
+
+
+def train_classifier(
+    recipe: ClassifierRecipe,
+    cohort: str | Path,
+    out: str | Path,
+    *,
+    imagenet: str | Path | None = None,
+    arithmetic: Arithmetic | None = None,
+) -> Path:
+    """Train (or continue) the classifier; returns ``OUT/classifier.safetensors``. See `scanside.training.loop.train`.
+
+    Parameters
+    ----------
+    cohort : path
+        Folder of `build_cohort`; its last phantoms by seed are held out for validation.
+    imagenet : path, optional
+        Folder of ResNet50 weights for `scanside.models.keras_weights`; without it all weights start random.
+    """
+    files = cohort_files(cohort)
+    training, validation = split_seeds(tuple(files), recipe.validation_phantoms)
+    check_seeds(training, validation)
+    phantoms = [read_phantom(files[s], sections=()) for s in training]
+    held_out = [read_phantom(files[s], sections=()) for s in validation]
+    return train(ClassifierTask(recipe, phantoms, held_out, imagenet), recipe, out, arithmetic=arithmetic)
+
+
+class ClassifierTask:
+    """See `scanside.training.loop.Task`."""
+
+    name = "classifier"
+
+    def __init__(
+        self,
+        recipe: ClassifierRecipe,
+        phantoms: Sequence[PhantomData],
+        held_out: Sequence[PhantomData],
+        imagenet: str | Path | None,
+    ) -> None:
+        self.recipe = recipe
+        self.seeds = [p.seed for p in phantoms], [p.seed for p in held_out]
+        self.lesions = _lesions_by_class(phantoms)
+        self.held_out = held_out
+        self.phantoms = phantoms
+        self.imagenet = imagenet is not None
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.seed)
+            self.model: nn.Module = FusionClassifier(
+                recipe.backbone,
+                recipe.variant,  # type: ignore[arg-type]
+                stride_at="1x1" if self.imagenet else "3x3",
+            )
+        self.fresh = set(self._load(Path(imagenet))) if imagenet is not None else set()
+        self.frozen = self._frozen_parts() if self.imagenet else ()
+
+    def _load(self, folder: Path) -> list[str]:
+        """Start every branch from ImageNet; the names of the convolutions and norms that stay random."""
+        fresh = []
+        for plane, branch in _branches(self.model).items():
+            for layer in load_keras_resnet50(branch, folder):
+                fresh += [f"branches.{plane}.{name}" for name in module_names(layer)]
+        return fresh
+
+    def _frozen_parts(self) -> tuple[str, ...]:
+        parts = []
+        for plane, branch in _branches(self.model).items():
+            for name in self.recipe.frozen:
+                if not isinstance(getattr(branch, name, None), nn.Module):
+                    raise UsageError(
+                        "no such part of a branch to freeze", found=name, expected="conv1, bn1, layer1 ..."
+                    )
+                getattr(branch, name).requires_grad_(False)
+                parts.append(f"branches.{plane}.{name}")
+        return tuple(parts)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """SGD with momentum; parts that start from random weights learn faster when the rest does not."""
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                fresh = not name.startswith("branches.") or name.rpartition(".")[0] in self.fresh
+                groups.setdefault((self.imagenet and fresh, parameter.ndim > 1), []).append(parameter)
+        return torch.optim.SGD(
+            [
+                {
+                    "params": parameters,
+                    "scale": self.recipe.fresh_lr_scale if fresh else 1.0,
+                    "weight_decay": self.recipe.weight_decay if decays else 0.0,
+                }
+                for (fresh, decays), parameters in groups.items()
+            ],
+            lr=self.recipe.peak_lr,
+            momentum=self.recipe.momentum,
+            nesterov=True,
+            foreach=True,
+        )
+
+    def batch(self, rng: np.random.Generator, fraction: float) -> dict[str, Tensor]:
+        """uint8 crops [batch, 1, size, size] by plane, and `malignant` int64 [batch]; both classes evenly."""
+        recipe = self.recipe
+        crops = np.zeros((len(PLANES), recipe.batch, 1, recipe.size, recipe.size), np.uint8)
+        labels = rng.permutation(np.arange(recipe.batch) % 2)
+        for i, label in enumerate(labels):
+            p, lesion = self.lesions[label][int(rng.integers(len(self.lesions[label])))]
+            stored = self.phantoms[p].triplets[lesion]
+            triplet = stored[int(rng.integers(stored.shape[0])), int(rng.integers(stored.shape[1]))]
+            crops[:, i, 0] = augmented_triplet(triplet, rng, recipe)
+        batch = {str(plane): torch.from_numpy(crops[p]) for p, plane in enumerate(PLANES)}
+        return batch | {"malignant": torch.from_numpy(labels.astype(np.int64))}
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Cross-entropy with smoothed labels."""
+        logits = model(*_network_inputs(model, [batch[str(plane)] for plane in PLANES]))
+        return functional.cross_entropy(logits.float(), batch["malignant"], label_smoothing=self.recipe.label_smoothing)
+
+    def train_mode(self, model: nn.Module) -> None:
+        """Everything learns but the frozen parts, whose statistics stay too."""
+        model.train()
+        for name in self.frozen:
+            for module in model.get_submodule(name).modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """AUC and accuracy by lesion: the mean of its frames' probabilities around the true box, and a jittered one."""
+        scores = {}
+        for name, box in (("", 0), ("_jittered", -1)):
+            probabilities, labels = [], []
+            for phantom in self.held_out:
+                for lesion, malignant in enumerate(phantom.malignant):
+                    triplets = phantom.triplets[lesion, box]
+                    probabilities.append(float(frame_probabilities(model, triplets, self.recipe).mean()))
+                    labels.append(bool(malignant))
+            if 0 < sum(labels) < len(labels):
+                scores[f"auc{name}"] = auc(np.array(probabilities), np.array(labels))
+                scores[f"accuracy{name}"] = float(np.mean((np.array(probabilities) > 0.5) == np.array(labels)))
+        return scores
+
+    def record(self) -> dict[str, Any]:
+        """The split by seed, and how the weights started."""
+        return {
+            "phantoms": {"train": self.seeds[0], "validation": self.seeds[1]},
+            "lesions": {"benign": len(self.lesions[0]), "malignant": len(self.lesions[1])},
+            "start": "imagenet" if self.imagenet else "random",
+            "stride_at": cast(FusionClassifier, self.model).stride_at,
+            "fresh": sorted(self.fresh),
+            "frozen": list(self.frozen),
+        }
+
+
+def augmented_triplet(
+    triplet: NDArray[np.uint8], rng: np.random.Generator, recipe: ClassifierRecipe
+) -> NDArray[np.uint8]:
+    """A stored triplet [3, stored, stored] as [3, size, size]: one margin, one shift and one brightness a plane.
+
+    Flips are the lesion's, not the picture's: mirroring the lateral axis turns the columns of the transverse and the
+    coronal crop, mirroring the sweep turns the columns of the sagittal and the rows of the coronal one. Depth is never
+    mirrored (shadow and enhancement lie behind a lesion).
+    """
+    flipped = {axis: bool(rng.random() < 0.5) for axis in (0, 2)}
+    margin = rng.uniform(*recipe.margins)
+    out = np.empty((len(triplet), recipe.size, recipe.size), np.uint8)
+    for p, plane in enumerate(PLANES):
+        image = cut_margin(triplet[p], margin, recipe.size, rng.uniform(-recipe.shift, recipe.shift, 2))
+        if flipped.get(plane.rows, False):
+            image = image[::-1]
+        if flipped.get(plane.columns, False):
+            image = image[:, ::-1]
+        out[p] = brightness(np.ascontiguousarray(image), rng)
+    return out
+
+
+def cut_margin(
+    image: NDArray[np.uint8], margin: float, size: int, shift: Sequence[float] | NDArray = (0.0, 0.0)
+) -> NDArray[np.uint8]:
+    """The part of a stored crop (1.8 times the lesion) that spans `margin` times the lesion, as `size` pixels.
+
+    `shift` moves the window by parts of its own side (rows, columns), as far as the stored crop reaches.
+    """
+    stored = image.shape[0]
+    side = min(stored, max(2, round(stored * margin / STORED_MARGIN)))
+    corner = [int(np.clip(round((stored - side) / 2 + s * side), 0, stored - side)) for s in shift]
+    cut = image[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+    way = cv2.INTER_AREA if size <= side else cv2.INTER_LINEAR
+    return cv2.resize(cut, (size, size), interpolation=way)  # type: ignore[return-value]
+
+
+def frame_probabilities(model: nn.Module, triplets: NDArray[np.uint8], recipe: ClassifierRecipe) -> NDArray[np.float64]:
+    """P(malignant) of each stored triplet [frames, 3, stored, stored] at the deployed margin."""
+    crops = np.stack(
+        [[cut_margin(image, recipe.margin, recipe.size) for image in triplet] for triplet in triplets]
+    ).transpose(1, 0, 2, 3)
+    device = next(model.parameters()).device
+    pixels = [torch.from_numpy(np.ascontiguousarray(plane))[:, None].to(device) for plane in crops]
+    logits = model(*_network_inputs(model, pixels))
+    return torch.softmax(logits.double(), 1)[:, 1].cpu().numpy()
+
+
+def auc(scores: NDArray, labels: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve; ties count half."""
+    positive, negative = scores[labels][:, None], scores[~labels][None, :]
+    return float(((positive > negative) + 0.5 * (positive == negative)).mean())
+
+
+def module_names(keras_layer: str) -> tuple[str, str]:
+    """Convolution and norm of a branch that a Keras layer names: "conv5_block1_2" is layer4.0.conv2 and .bn2."""
+    if keras_layer == "conv1":
+        return "conv1", "bn1"
+    stage, block, part = keras_layer.removeprefix("conv").replace("block", "").split("_")
+    prefix = f"layer{int(stage) - 1}.{int(block) - 1}"
+    if part == "0":
+        return f"{prefix}.downsample.0", f"{prefix}.downsample.1"
+    return f"{prefix}.conv{part}", f"{prefix}.bn{part}"
+
+
+def _network_inputs(model: nn.Module, pixels: Sequence[Tensor]) -> list[Tensor]:
+    normalise = model.normalise  # type: ignore[attr-defined]
+    return [normalise(x).contiguous(memory_format=torch.channels_last) for x in pixels]  # type: ignore[operator]
+
+
+def _branches(model: nn.Module) -> dict[str, Branch]:
+    return dict(cast(Any, model).branches.items())
+
+
+def _lesions_by_class(phantoms: Sequence[PhantomData]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    classes: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
+    for p, phantom in enumerate(phantoms):
+        for lesion, malignant in enumerate(phantom.malignant):
+            classes[int(malignant)].append((p, lesion))
+    if not classes[0] or not classes[1]:
+        raise TrainingDataError(
+            "the training phantoms lack a class",
+            expected="benign and malignant lesions",
+            found=f"{len(classes[0])} benign, {len(classes[1])} malignant",
+        )
+    return classes

@@ -1,0 +1,64 @@
+"""Fixtures shared by all tests: a tiny model pack and a small volume whose findings are known."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from scanside.exam.geometry import Box
+from scanside.exam.volume import Volume
+
+TINY_PACK = Path(__file__).parent / "packs" / "tiny"
+
+
+@dataclass(frozen=True)
+class BlobVolume:
+    """Two bright ellipsoids in speckle; the tiny pack finds both and calls the second, brighter one malignant."""
+
+    voxels: NDArray[np.uint8]
+    spacing_mm: tuple[float, float, float]
+    boxes_mm: tuple[Box, ...]
+    centroids_mm: tuple[tuple[float, float, float], ...]
+    malignant: tuple[bool, ...]
+
+    def volume(self) -> Volume:
+        return Volume.from_array(self.voxels, self.spacing_mm)
+
+
+@pytest.fixture(scope="session")
+def tiny_pack() -> Path:
+    """Folder of a valid pack of a few kB. Read only: copy it (`tiny_pack_copy`) to change it."""
+    return TINY_PACK
+
+
+@pytest.fixture
+def tiny_pack_copy(tmp_path: Path) -> Path:
+    """A private copy of the tiny pack, to be damaged at will."""
+    return Path(shutil.copytree(TINY_PACK, tmp_path / "pack"))
+
+
+@pytest.fixture(scope="session")
+def blob_volume() -> BlobVolume:
+    """24 x 80 x 96 voxels of 1.0 x 0.5 x 0.8 mm with a benign and a malignant ellipsoid. Do not write into it."""
+    shape, spacing = (24, 80, 96), (1.0, 0.5, 0.8)
+    grids = np.meshgrid(*((np.arange(n) + 0.5) * s for n, s in zip(shape, spacing, strict=True)), indexing="ij")
+    blobs = (((8.0, 14.0, 22.0), (4.0, 5.0, 7.0), 165), ((15.5, 25.0, 54.0), (4.5, 6.0, 8.0), 235))
+    grey = np.full(shape, 60.0)
+    for centre, radii, level in blobs:
+        grey[sum(((g - c) / r) ** 2 for g, c, r in zip(grids, centre, radii, strict=True)) <= 1] = level
+    noise = np.random.default_rng(11).normal(0, 8, shape)
+    voxels = np.clip(grey + noise, 0, 255).astype(np.uint8)
+    voxels.setflags(write=False)
+    boxes = tuple(
+        Box(
+            tuple(c - r for c, r in zip(centre, radii, strict=True)),
+            tuple(c + r for c, r in zip(centre, radii, strict=True)),
+        )
+        for centre, radii, _ in blobs
+    )
+    return BlobVolume(voxels, spacing, boxes, tuple(centre for centre, _, _ in blobs), (False, True))

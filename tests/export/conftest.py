@@ -1,0 +1,61 @@
+"""One export for all tests here: the real segmenter and a fusion2 of shallow branches, as a pack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from scanside.export import PackParameters, create_pack
+from scanside.models import FusionClassifier, Segmenter, build_segmenter
+from scanside.models.fusion import _BLOCKS, PLANES
+from scanside.pack import Licence, Pack, load_pack
+
+SIZE = 32
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The networks, what they were shown, and the pack made of them."""
+
+    segmenter: Segmenter
+    classifier: FusionClassifier
+    sections: list[np.ndarray]
+    triplets: list[dict[str, np.ndarray]]
+    pack: Pack
+
+
+@pytest.fixture(scope="session")
+def shallow() -> Iterator[str]:
+    """A backbone of one block a stage, so that building, exporting and running cost little."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(_BLOCKS, "shallow", [1, 1, 1, 1])
+        yield "shallow"
+
+
+@pytest.fixture(scope="session")
+def exported(shallow: str, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    segmenter, classifier = build_segmenter().eval(), FusionClassifier(shallow).eval()
+    with torch.no_grad():  # logits of both signs and a classifier that answers near one half
+        classifier.classify.weight *= 0.02
+    sections = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((2, 1, 32, 96), (1, 1, 64, 64))]
+    triplets = [{plane: rng.integers(0, 256, (3, 1, SIZE, SIZE), dtype=np.uint8) for plane in PLANES}]
+    out = create_pack(
+        tmp_path_factory.mktemp("export") / "pack",
+        segmenter=segmenter,
+        classifier=classifier,
+        name="random",
+        version="0",
+        sections=sections,
+        triplets=triplets,
+        provenance={"seed": 0},
+        licences=[Licence("weights", "Apache-2.0")],
+        parameters=PackParameters(crop_size=SIZE, threshold=0.4),
+        card="# Random weights\n",
+    )
+    return Exported(segmenter, classifier, sections, triplets, load_pack(out))

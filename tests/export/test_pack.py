@@ -1,0 +1,132 @@
+"""From two networks to a pack that loads, replays its golden cases and says how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scanside.errors import EngineError, UsageError
+from scanside.export import create_pack, graph_answers
+from scanside.export import pack as pack_module
+from scanside.models.fusion import PLANES
+from scanside.pack import golden_cases, judge_golden
+
+
+def test_the_manifest_says_what_the_networks_are(exported: Any) -> None:
+    manifest = exported.pack.manifest
+    assert (manifest.name, manifest.version, manifest.card) == ("random", "0", "MODEL_CARD.md")
+    assert (manifest.classifier.backbone, manifest.classifier.variant) == ("shallow", "fusion2")
+    assert manifest.classifier.inputs == {plane: plane for plane in PLANES}
+    assert (manifest.classifier.size, manifest.segmenter.threshold) == (32, 0.4)
+    assert manifest.segmenter.mean == pytest.approx(float(exported.segmenter.mean), abs=1e-6)
+    assert manifest.provenance == {"seed": 0}
+
+
+def test_graphs_were_compared_with_pytorch_and_with_each_other(exported: Any) -> None:
+    checks = exported.pack.manifest.checks
+    made = [(c.network, c.compared, c.against) for c in checks]
+    comparisons = [("FP32 graph", "PyTorch"), ("8-bit weights", "FP32 graph"), ("8-bit weights", "PyTorch")]
+    assert made == [(network, *pair) for network in ("segmenter", "classifier") for pair in comparisons]
+    assert [c.items for c in checks] == [3, 3, 3, 3, 3, 3]
+    assert all((c.dice is not None) == (c.network == "segmenter") for c in checks)
+    assert checks[0].mean_error < 1e-4
+    assert checks[3].max_error < 1e-5
+    assert all(0 < c.max_error < 0.05 for c in (checks[2], checks[5]))
+
+
+def test_weights_take_a_quarter_of_the_bytes(exported: Any) -> None:
+    for network in ("segmenter", "classifier"):
+        floats = 4 * sum(p.numel() for p in getattr(exported, network).parameters())
+        assert len(exported.pack.graph_bytes(network)) < 0.29 * floats
+
+
+def test_golden_cases_hold_pytorch_s_answers_and_the_graphs_reproduce_them(exported: Any) -> None:
+    cases = list(golden_cases(exported.pack))
+    assert [case.network for case in cases] == ["segmenter", "segmenter", "classifier"]
+    assert np.array_equal(cases[1].inputs["pixels"], exported.sections[1])
+    with torch.no_grad():
+        logits = exported.segmenter(exported.segmenter.normalise(torch.from_numpy(exported.sections[1])))
+    assert np.array_equal(cases[1].outputs["probability"], (torch.sigmoid(logits) * 255).round().numpy())
+    for case in cases:
+        answer = graph_answers(exported.pack.graph_bytes(case.network), [case.inputs])[0]
+        assert judge_golden(case, {"probability": answer}).passed
+        swapped = {"probability": answer[..., ::-1]}
+        assert not judge_golden(case, swapped).passed
+
+
+def make(exported: Any, out: Path, **changes: Any) -> Path:
+    arguments: dict[str, Any] = {
+        "segmenter": exported.segmenter,
+        "classifier": exported.classifier,
+        "name": "n",
+        "version": "1",
+        "sections": exported.sections,
+        "triplets": exported.triplets,
+        "provenance": {},
+        "licences": [],
+        "parameters": pack_module.PackParameters(crop_size=32),
+    }
+    return create_pack(out, **{**arguments, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sections": []}, "no golden sections"),
+        ({"triplets": []}, "no golden triplets"),
+        ({"sections": [np.zeros((1, 1, 40, 64), np.uint8)]}, "H and W multiples of 32"),
+        ({"sections": [np.zeros((1, 1, 32, 32), np.float32)]}, "found float32"),
+        (
+            {"triplets": [{plane: np.zeros((1, 1, 16, 16), np.uint8) for plane in PLANES}]},
+            "transverse: no golden triplet",
+        ),
+    ],
+)
+def test_unusable_golden_inputs_are_refused_before_any_work(
+    exported: Any, tmp_path: Path, changes: dict, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(exported, tmp_path / "pack", **changes)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.fixture
+def without_exporting(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export writes the graphs of the pack at hand, which takes no time."""
+
+    def written(network: str) -> Callable:
+        def export(model: Any, path: Path, *size: int) -> Path:
+            path.write_bytes(exported.pack.graph_bytes(network))
+            return path
+
+        return export
+
+    monkeypatch.setattr(pack_module, "export_segmenter", written("segmenter"))
+    monkeypatch.setattr(pack_module, "export_classifier", written("classifier"))
+
+
+@pytest.mark.usefixtures("without_exporting")
+def test_a_graph_that_strays_from_pytorch_makes_no_pack(
+    exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exported.classifier.classify, "bias", torch.nn.Parameter(torch.tensor([0.0, 3.0])))
+    monkeypatch.setattr(pack_module, "MAX_EXPORT_ERROR", {"segmenter": 0.1, "classifier": 0.05})
+    with pytest.raises(EngineError, match="classifier: the exported graph strays from PyTorch"):
+        make(exported, tmp_path / "pack")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("without_exporting")
+def test_a_network_that_answers_nan_makes_no_pack(
+    exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exported.classifier.classify, "bias", torch.nn.Parameter(torch.tensor([0.0, float("nan")])))
+    monkeypatch.setattr(pack_module, "MAX_EXPORT_ERROR", {"segmenter": 0.1, "classifier": 0.05})
+    with pytest.raises(EngineError, match="a network answered NaN"):
+        make(exported, tmp_path / "pack")
+    assert not any(tmp_path.iterdir())

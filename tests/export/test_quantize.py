@@ -1,0 +1,110 @@
+"""Weights in 8 bits: what is rounded, by how much, and what stays as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from scanside.errors import EngineError
+from scanside.export.quantize import quantize_channels, quantize_weights
+
+finite = st.floats(-1e6, 1e6, width=32)
+
+
+@given(arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3)), elements=finite))
+def test_no_weight_moves_by_more_than_half_a_step_and_zero_stays_zero(weight: np.ndarray) -> None:
+    for axis in range(3):
+        quantized, scale = quantize_channels(weight, axis)
+        assert quantized.min(initial=0) >= -127
+        steps = scale.reshape([-1 if a == axis else 1 for a in range(3)]).astype(np.float64)
+        assert (np.abs(quantized * steps - weight) <= 0.501 * steps).all()
+        assert (quantized[weight == 0] == 0).all()
+
+
+def test_every_channel_has_its_own_scale() -> None:
+    weight = np.array([[1.0, -2.0], [100.0, 50.0], [0.0, 0.0]], np.float32)
+    quantized, scale = quantize_channels(weight, 0)
+    assert quantized.tolist() == [[64, -127], [127, 64], [0, 0]]
+    assert scale == pytest.approx([2 / 127, 100 / 127, 1])
+
+
+def network(rng: np.random.Generator) -> onnx.ModelProto:
+    """Conv, depthwise Conv, ConvTranspose, Gemm both ways and MatMul, each with channels of very different size."""
+
+    def weight(name: str, shape: tuple[int, ...], axis: int) -> TensorProto:
+        scales = np.logspace(-2, 2, shape[axis]).reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        return numpy_helper.from_array((rng.normal(0, 1, shape) * scales).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Conv", ["x", "conv", "bias"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "depthwise"], ["b"], group=8, pads=[1, 1, 1, 1]),
+        helper.make_node("ConvTranspose", ["b", "transposed"], ["c"]),
+        helper.make_node("ReduceMean", ["c", "axes"], ["d"], keepdims=0),
+        helper.make_node("Gemm", ["d", "gemm_t"], ["e"], transB=1),
+        helper.make_node("Gemm", ["e", "gemm"], ["f"]),
+        helper.make_node("MatMul", ["f", "matmul"], ["y"]),
+    ]
+    constants = [
+        weight("conv", (8, 3, 3, 3), 0),
+        weight("bias", (8,), 0),
+        weight("depthwise", (8, 1, 3, 3), 0),
+        weight("transposed", (8, 5, 2, 2), 1),
+        weight("gemm_t", (6, 5), 0),
+        weight("gemm", (6, 7), 1),
+        weight("matmul", (7, 4), 1),
+        numpy_helper.from_array(np.array([2, 3]), "axes"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 6, 6])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])
+    graph = helper.make_graph(nodes, "g", [x], [y], constants)
+    return helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 18)])
+
+
+def test_each_kind_of_weight_is_rounded_along_its_output_channels() -> None:
+    rng = np.random.default_rng(0)
+    model = network(rng)
+    graph, errors = quantize_weights(model.SerializeToString(), min_weights=1)
+    assert {e.name for e in errors} == {"conv", "depthwise", "transposed", "gemm_t", "gemm", "matmul"}
+    made = onnx.load_from_string(graph)
+    axes = {n.input[0]: n.attribute[0].i for n in made.graph.node if n.op_type == "DequantizeLinear"}
+    assert {name.split(".")[0]: axis for name, axis in axes.items()} == {
+        "conv": 0,
+        "depthwise": 0,
+        "transposed": 1,
+        "gemm_t": 0,
+        "gemm": 1,
+        "matmul": 1,
+    }
+    # With one scale a channel, even channels 10,000 times smaller than others keep their accuracy.
+    assert max(e.relative_rms for e in errors) < 0.01
+    x = rng.normal(0, 1, (2, 3, 6, 6)).astype(np.float32)
+    expected = ReferenceEvaluator(model).run(None, {"x": x})[0]
+    found = ReferenceEvaluator(made).run(None, {"x": x})[0]
+    assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
+
+
+def test_biases_small_and_shared_weights_stay_float() -> None:
+    model = network(np.random.default_rng(0))
+    graph, errors = quantize_weights(model.SerializeToString(), min_weights=100)
+    assert {e.name for e in errors} == {"conv", "transposed"}
+    floats = {t.name for t in onnx.load_from_string(graph).graph.initializer if t.data_type == TensorProto.FLOAT}
+    assert {"bias", "depthwise", "gemm"} <= floats
+    model.graph.node[4].input[1] = model.graph.node[5].input[1] = "shared"
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((6, 6), np.float32), "shared"))
+    _, errors = quantize_weights(model.SerializeToString(), min_weights=1)
+    assert "shared" not in {e.name for e in errors}
+
+
+def test_a_weight_that_is_not_finite_is_named() -> None:
+    model = network(np.random.default_rng(0))
+    values = numpy_helper.to_array(model.graph.initializer[0]).copy()
+    values[0, 0, 0, 0] = np.nan
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(values, "conv"))
+    with pytest.raises(EngineError, match=r"net: conv: a weight is not finite"):
+        quantize_weights(model.SerializeToString(), min_weights=1, where="net")

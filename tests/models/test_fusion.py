@@ -1,0 +1,108 @@
+"""The fusion classifier against the paper's equations, written out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from scanside.errors import UsageError
+from scanside.models import VARIANTS, FusionClassifier
+from scanside.models.fusion import _BLOCKS, PLANES
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow() -> Iterator[None]:
+    """A backbone of one block a stage, so that building and running cost little."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(_BLOCKS, "shallow", [1, 1, 1, 1])
+        yield
+
+
+@pytest.fixture(scope="module")
+def fusion2(shallow: None) -> FusionClassifier:
+    torch.manual_seed(1)
+    return FusionClassifier("shallow").eval()
+
+
+@pytest.fixture(scope="module")
+def crops() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8, generator=generator) for _ in PLANES]
+
+
+def test_fusion2_has_three_resnet50s_and_a_halving_layer() -> None:
+    with torch.device("meta"):
+        model = FusionClassifier()
+    assert sum(p.numel() for p in model.parameters()) == 78_900_034
+    assert model.branches["coronal"].conv1.weight.shape == (64, 1, 7, 7)
+
+
+@torch.no_grad()
+def test_fusing_maps_by_a_convolution_gives_what_fusing_pooled_vectors_gives(
+    fusion2: FusionClassifier, crops: list[Tensor]
+) -> None:
+    inputs = [fusion2.normalise(torch.nn.functional.interpolate(x.float(), 64)) for x in crops]
+    maps = [branch(x) for branch, x in zip(fusion2.branches.values(), inputs, strict=True)]
+    assert maps[0].shape == (2, 2048, 2, 2)
+    fused = torch.cat(((maps[0] + maps[1]) / 2, maps[2]), 1)
+    halve = fusion2.halve[0]
+    convolved = torch.nn.functional.conv2d(fused, halve.weight[:, :, None, None], halve.bias)
+    expected = fusion2.classify(torch.relu(convolved.mean((2, 3))))
+    assert torch.allclose(fusion2(*inputs), expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_every_plane_counts_and_coronal_is_not_transverse(fusion2: FusionClassifier, crops: list[Tensor]) -> None:
+    t, s, c = crops
+    answers = [fusion2.probability(*x) for x in ((t, s, c), (s, s, c), (t, t, c), (t, s, t), (c, s, t))]
+    assert answers[0].shape == (2,)
+    for other in answers[1:]:
+        assert not torch.equal(answers[0], other)
+
+
+@torch.no_grad()
+def test_probability_is_the_softmax_of_the_malignant_class(fusion2: FusionClassifier, crops: list[Tensor]) -> None:
+    logits = fusion2(*(fusion2.normalise(x) for x in crops))
+    expected = 1 / (1 + torch.exp(logits[:, 0] - logits[:, 1]))
+    assert torch.allclose(fusion2.probability(*crops), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "fusion2"])
+@torch.no_grad()
+def test_smaller_variants_use_their_planes_only(variant: str, crops: list[Tensor]) -> None:
+    torch.manual_seed(3)
+    model = FusionClassifier("shallow", variant).eval()
+    own = [crops[PLANES.index(plane)] for plane in model.planes]
+    expected = {"fusion1": ("transverse", "sagittal")}.get(variant, (variant,))
+    assert model.planes == expected == tuple(model.branches)
+    all_three = model.probability(*crops)
+    assert torch.equal(all_three, model.probability(*own))
+    blank = [x if plane in model.planes else torch.zeros_like(x) for plane, x in zip(PLANES, crops, strict=True)]
+    assert torch.equal(all_three, model.probability(*blank))
+
+
+def test_stride_may_sit_on_the_first_convolution() -> None:
+    with torch.device("meta"):
+        blocks = {
+            stride: FusionClassifier("shallow", "coronal", stride_at=stride).branches["coronal"].layer3[0]
+            for stride in ("3x3", "1x1")
+        }
+    assert (blocks["3x3"].conv1.stride, blocks["3x3"].conv2.stride) == ((1, 1), (2, 2))
+    assert (blocks["1x1"].conv1.stride, blocks["1x1"].conv2.stride) == ((2, 2), (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [({"variant": "fusion3"}, "fusion3"), ({"backbone": "resnet5"}, "resnet5"), ({"stride_at": "7x7"}, "7x7")],
+)
+def test_an_unknown_choice_is_named(arguments: dict, found: str) -> None:
+    with pytest.raises(UsageError, match=found):
+        FusionClassifier(**arguments)
+
+
+def test_a_missing_crop_is_an_error(fusion2: FusionClassifier, crops: list[Tensor]) -> None:
+    with pytest.raises(UsageError, match="wrong number of crops"):
+        fusion2(*(fusion2.normalise(x) for x in crops[:2]))

@@ -1,0 +1,82 @@
+"""What the wheel holds, and that its metadata says the same as the package."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import scanside
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+MAX_FILE_BYTES = 95_000_000
+
+
+@pytest.fixture(scope="module")
+def wheel() -> dict[str, Path]:
+    """Every file of the wheel by its path in it, and where it comes from."""
+    from hatchling.builders.wheel import WheelBuilder
+
+    builder = WheelBuilder(str(ROOT))
+    return {file.distribution_path: Path(file.path) for file in builder.recurse_included_files()}
+
+
+def test_the_wheel_holds_every_source_and_data_file(wheel: dict[str, Path]) -> None:
+    kinds = {".py", ".json", ".toml", ".typed", ".onnx", ".npz", ".md"}
+    sources = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "scanside").rglob("*")
+        if (path.is_file() and path.suffix in kinds | {""}) or path.name == "py.typed"
+    }
+    assert sources - set(wheel) == set()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "scanside/py.typed",
+        "scanside/report/report.schema.json",
+        "scanside/pack/manifest.schema.json",
+        "scanside/training/recipes/segmenter.toml",
+        "scanside/training/recipes/classifier.toml",
+        "scanside/cli.py",
+    ],
+)
+def test_the_wheel_holds(wheel: dict[str, Path], name: str) -> None:
+    assert name in wheel
+
+
+def test_the_wheel_holds_the_whole_shipped_pack(wheel: dict[str, Path]) -> None:
+    from scanside.pack import DEFAULT_PACK, load_pack
+
+    pack = load_pack()
+    folder = DEFAULT_PACK.relative_to(ROOT).as_posix()
+    assert {f"{folder}/{name}" for name in ("manifest.json", *pack.manifest.files)} <= set(wheel)
+
+
+def test_the_wheel_holds_nothing_else(wheel: dict[str, Path]) -> None:
+    strays = [name for name in wheel if not name.startswith("scanside/") or "__pycache__" in name or "/tests/" in name]
+    assert strays == []
+
+
+def test_no_file_of_the_wheel_is_too_heavy(wheel: dict[str, Path]) -> None:
+    assert [name for name, path in wheel.items() if path.stat().st_size > MAX_FILE_BYTES] == []
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert PYPROJECT["project"]["version"] == scanside.__version__
+    assert f"## {scanside.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_a_plain_install_needs_no_workshop() -> None:
+    heavy = ("torch", "scipy", "scikit", "matplotlib", "onnx>", "onnx=", "tensorrt", "pycuda", "segmentation")
+    needed = PYPROJECT["project"]["dependencies"]
+    assert [name for name in needed if name.lower().startswith(heavy)] == []
+
+
+def test_the_test_extra_holds_everything_the_tests_import() -> None:
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    assert "scanside[eval,train]" in extras["test"]
+    assert all("gpu" not in name and "rtx" not in name for name in extras["test"])
