@@ -103,7 +103,7 @@ class ParityError(ScansideError):
     exit_code = 5
 
 
-class Cancelled(ScansideError):
+class Cancelled(ScansideError):  # noqa: N818 - a state, not a fault
     """The caller asked for a stop; nothing was written (exit code 130)."""
 
     exit_code = 130

@@ -377,6 +377,21 @@ def test_a_bug_is_called_one_and_leaks_nothing(run: Run, exam: Path, monkeypatch
     assert "DOE" not in message
 
 
+def test_libraries_say_nothing_on_stderr(run: Run, exam: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import logging
+    import warnings
+
+    from scanside.exam import inspect as module
+
+    def loud(*_: object, **__: object) -> tuple[()]:
+        warnings.warn("Invalid value for VR PN: DOE^JANE", stacklevel=1)
+        logging.getLogger("somewhere").warning("DOE^JANE")
+        return ()
+
+    monkeypatch.setattr(module, "inspect", loud)
+    assert run("inspect", exam).stderr == ""
+
+
 def test_debug_shows_the_traceback(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCANSIDE_DEBUG", "1")
     result = run("pack", "verify", tmp_path)

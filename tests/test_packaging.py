@@ -25,11 +25,7 @@ def wheel() -> dict[str, Path]:
 
 def test_the_wheel_holds_every_source_and_data_file(wheel: dict[str, Path]) -> None:
     kinds = {".py", ".json", ".toml", ".typed", ".onnx", ".npz", ".md"}
-    sources = {
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "scanside").rglob("*")
-        if (path.is_file() and path.suffix in kinds | {""}) or path.name == "py.typed"
-    }
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "scanside").rglob("*") if path.suffix in kinds}
     assert sources - set(wheel) == set()
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from typer.core import TyperGroup
@@ -24,13 +28,30 @@ class Verbs(TyperGroup):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line. Usage errors (exit code 2) are Typer's own."""
-        try:
-            return super().main(*args, **kwargs)
-        except ScansideError as error:
-            code = report_error(error)
-        except Exception as error:  # whatever is left is a bug of ours, and the user hears so
-            code = report_bug(error)
+        with _silent_libraries():
+            try:
+                return super().main(*args, **kwargs)
+            except ScansideError as error:
+                code = report_error(error)
+            except Exception as error:  # whatever is left is a bug of ours, and the user hears so
+                code = report_bug(error)
         sys.exit(code)
+
+
+@contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """No warnings or log lines of libraries on stderr, unless debugging: they can quote a header's values."""
+    if debugging():
+        yield
+        return
+    silence = logging.NullHandler()
+    logging.getLogger().addHandler(silence)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger().removeHandler(silence)
 
 
 def report_error(error: ScansideError) -> int:

@@ -30,6 +30,7 @@ class StageProgress:
         self._lock = threading.Lock()
         self._begun = time.monotonic()
         self._tasks: dict[str, object] = {}
+        self._furthest: dict[str, int] = {}
         self._finished: set[str] = set()
         self._bars = _bars() if not quiet and sys.stderr.isatty() else None
 
@@ -52,6 +53,7 @@ class StageProgress:
         if self._quiet:
             return
         with self._lock:
+            done = self._furthest[stage] = max(done, self._furthest.get(stage, 0))  # workers may report out of order
             if self._bars is not None:
                 if stage not in self._tasks:
                     self._tasks[stage] = self._bars.add_task(stage, total=total)
@@ -66,6 +68,7 @@ class StageProgress:
         self.say(f"volume {number} of {count}: {source}")
         with self._lock:
             self._finished.clear()
+            self._furthest.clear()
             if self._bars is not None:
                 for task in self._tasks.values():
                     self._bars.remove_task(task)

@@ -156,6 +156,7 @@ class Flow:
         self._error: BaseException | None = None
         self._wakers: list[Callable[[], None]] = []
         self._threads: list[threading.Thread] = []
+        self._ended = threading.Semaphore(0)
 
     def channel(self, size: int) -> Channel[Any]:
         """A bounded queue that a stop of this flow wakes."""
@@ -180,6 +181,7 @@ class Flow:
             finally:
                 if closes is not None:
                     closes.close()
+                self._ended.release()
 
         self._threads.append(threading.Thread(target=body, name=f"scanside-{name}", daemon=True))
 
@@ -217,10 +219,10 @@ class Flow:
             self._heed_cancel()
             for thread in self._threads:
                 thread.start()
-            for thread in self._threads:
-                while thread.is_alive():
+            # Not join(timeout): in Python 3.11 a Ctrl-C inside it marks a thread that still runs as ended.
+            for _ in self._threads:
+                while not self._ended.acquire(timeout=_POLL_S):
                     self._heed_cancel()
-                    thread.join(_POLL_S)
         except BaseException as interrupt:  # Ctrl-C arrives here, in the caller's thread
             self.fail(interrupt)
         for thread in self._threads:

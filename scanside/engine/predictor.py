@@ -15,7 +15,7 @@ import scanside
 from scanside.engine.capabilities import capabilities
 from scanside.engine.flow import Progress
 from scanside.engine.networks import Classifier, Segmenter
-from scanside.engine.onnxruntime import choose
+from scanside.engine.onnxruntime import choose, return_freed_memory
 from scanside.engine.parity import certified_precision
 from scanside.engine.pipeline import Findings, find_lesions
 from scanside.errors import EngineError, ExamReadError, GeometryError, NotBuiltError, UsageError
@@ -86,6 +86,7 @@ def load(
     opened = pack if isinstance(pack, Pack) else load_pack(pack)
     predictor = Predictor(opened, device, precision, threads, allow_uncertified)
     predictor.self_check()
+    return_freed_memory()
     return predictor
 
 
@@ -107,11 +108,11 @@ class Predictor:
             spec, machine, device=device, precision=precision, allow_uncertified=allow_uncertified
         )
         choose(machine, device, chosen)  # refuse before 100 MB of graphs are read
-        self.segmenter = Segmenter(
-            pack.graph_bytes("segmenter"), spec.segmenter, device=device, precision=chosen, threads=self.threads
-        )
         self.classifier = Classifier(
             pack.graph_bytes("classifier"), spec.classifier, device=device, precision=chosen, threads=self.threads
+        )
+        self.segmenter = Segmenter(
+            pack.graph_bytes("segmenter"), spec.segmenter, device=device, precision=chosen, threads=self.threads
         )
         runtime = self.classifier.runtime
         self.device = DeviceRecord(

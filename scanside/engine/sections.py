@@ -85,23 +85,25 @@ class Arrivals:
 
 
 class Reformatter:
-    """Cuts the sections of `grids` into batches of at most `batch`, each padded to multiples of `size_multiple`."""
+    """Cuts the sections of `grids` into batches, each section padded to multiples of `size_multiple`.
+
+    A batch holds `batch` of the smallest plane's sections; of larger ones as many as have no more pixels together (at
+    least one), since a network's working memory grows with a batch's pixels and its speed does not.
+    """
 
     def __init__(self, flow: Flow, grids: Mapping[Plane, SectionGrid], *, batch: int, size_multiple: int) -> None:
         self._flow = flow
         self._grids = grids
-        self._batch = batch
-        self._multiple = size_multiple
+        self._shapes = {plane: padded_shape(grid.shape, size_multiple) for plane, grid in grids.items()}
+        smallest = min(height * width for height, width in self._shapes.values())
+        self._batches = {s: max(1, batch * smallest // (s[0] * s[1])) for s in self._shapes.values()}
         self._pools: dict[tuple[int, int], Channel[Any]] = {}
-        for grid in grids.values():
-            shape = padded_shape(grid.shape, size_multiple)
-            if shape not in self._pools:
-                pool = flow.channel(POOL_BUFFERS)
-                largest = max(len(g) for g in grids.values() if padded_shape(g.shape, size_multiple) == shape)
-                full = (min(batch, largest), 1, *shape)
-                for _ in range(POOL_BUFFERS):
-                    pool.put((np.zeros(full, np.uint8), np.zeros(full, np.uint8)))
-                self._pools[shape] = pool
+        for shape, count in self._batches.items():
+            longest = max(len(grid) for plane, grid in grids.items() if self._shapes[plane] == shape)
+            full = (min(count, longest), 1, *shape)
+            self._pools[shape] = flow.channel(POOL_BUFFERS)
+            for _ in range(POOL_BUFFERS):
+                self._pools[shape].put((np.zeros(full, np.uint8), np.zeros(full, np.uint8)))
 
     @property
     def total(self) -> int:
@@ -111,12 +113,12 @@ class Reformatter:
     def batches(self, voxels: Voxels, arrivals: Arrivals) -> Iterator[SectionBatch]:
         """All batches in plane and section order; a section is cut as soon as the frames it needs are there."""
         for plane, grid in self._grids.items():
-            pool = self._pools[padded_shape(grid.shape, self._multiple)]
+            pool, size = self._pools[self._shapes[plane]], self._batches[self._shapes[plane]]
             if plane is not Plane.TRANSVERSE:
                 arrivals.wait_all()
             natives = native_slices(voxels, grid)
-            for first in range(0, len(grid), self._batch):
-                count = min(self._batch, len(grid) - first)
+            for first in range(0, len(grid), size):
+                count = min(size, len(grid) - first)
                 buffers = pool.take()
                 batch = SectionBatch(plane, first, count, buffers[0][:count], buffers[1][:count], buffers, pool)
                 for i in range(count):

@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,7 +120,7 @@ class _Findings:
         try:
             self.volumes.append((label, read()))
         except ExamReadError as error:
-            self.refused.append((label, _relocated(error, label)))
+            self.refused.append((label, error))
 
 
 def _open_folder(folder: Path, source: Path, spacing_mm: Triple | None, archive: UnpackedArchive | None = None) -> Exam:
@@ -138,11 +139,11 @@ def _open_folder(folder: Path, source: Path, spacing_mm: Triple | None, archive:
             try:
                 dicom.append(_dicom_file(path, label))
             except ExamReadError as error:
-                found.refused.append((label, _relocated(error, label)))
+                found.refused.append((label, error))
         elif _MASK_NAME.search(path.stem.lower()):
             found.ignored.append((label, ExamReadError("a mask by its name, not an exam", where=label)))
         else:
-            found.attempt(label, lambda kind=kind, path=path: _reader(kind)(path, spacing_mm))  # type: ignore[misc]
+            found.attempt(label, partial(_read_alone, kind, path, label, spacing_mm))
     if dicom:
         _check_patients(dicom, source)
         _open_dicom(dicom, spacing_mm, found)
@@ -183,10 +184,9 @@ def _open_dicom(files: list[DicomFile], spacing_mm: Triple | None, found: _Findi
         if single:
             series.setdefault(key, []).append(file)
         else:
-            found.attempt(file.where, lambda file=file: dicom.volume(file, spacing_mm))  # type: ignore[misc]
+            found.attempt(file.where, partial(dicom.volume, file, spacing_mm))
     for members in series.values():
-        label = members[0].where
-        found.attempt(label, lambda members=members: dicom_series.volume(members, spacing_mm))  # type: ignore[misc]
+        found.attempt(members[0].where, partial(dicom_series.volume, members, spacing_mm))
 
 
 def _without_duplicates(files: list[DicomFile], found: _Findings) -> list[DicomFile]:
@@ -243,6 +243,14 @@ def _reader(kind: str) -> Callable[[Path, Triple | None], Volume]:
     """The `read` of a format's module, loaded only now."""
     reader: Callable[[Path, Triple | None], Volume] = import_module(f"scanside.exam.readers.{kind}").read
     return reader
+
+
+def _read_alone(kind: str, path: Path, label: str, spacing_mm: Triple | None) -> Volume:
+    """One file's volume; errors name it by its label."""
+    try:
+        return _reader(kind)(path, spacing_mm)
+    except ExamReadError as error:
+        raise _relocated(error, label) from error
 
 
 def _kind(path: Path, label: str) -> str:

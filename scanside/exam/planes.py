@@ -162,7 +162,7 @@ def crop(
     if (canvas.shape[0] > size) != (canvas.shape[1] > size):  # the shrinking axis alone first, or it is not averaged
         shrinking = (canvas.shape[1], size) if canvas.shape[0] > size else (size, canvas.shape[0])
         canvas = cv2.resize(canvas, shrinking, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    pixels = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
+    pixels = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     return Crop(plane, index, pixels, (windows[0], windows[1]))
 
 

@@ -137,7 +137,7 @@ def write_nrrd_frames(
 
 
 def _packer() -> zlib._Compress:
-    """gzip by runs and Huffman codes alone: on speckle as small as any level and twice as fast, on masks smaller."""
+    """Gzip by run lengths and Huffman codes alone: twice as fast on speckle and no larger, on masks smaller."""
     return zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
 
 

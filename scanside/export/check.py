@@ -23,7 +23,7 @@ def reference_answers(model: Segmenter | FusionClassifier, batches: Sequence[Bat
     """What PyTorch answers in FP32, in the exported graph's own output type."""
     module: nn.Module = SegmenterGraph(model) if isinstance(model, Segmenter) else ClassifierGraph(model)
     module.eval()
-    names = model.planes if isinstance(model, FusionClassifier) else (PIXELS,)
+    names: tuple[str, ...] = model.planes if isinstance(model, FusionClassifier) else (PIXELS,)
     with torch.no_grad():
         return [module(*(torch.from_numpy(batch[name]) for name in names)).numpy() for batch in batches]
 

@@ -150,13 +150,13 @@ class ClassifierTask:
                     module.eval()
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """AUC and accuracy by lesion: the mean of its frames' probabilities around the true box, and a jittered one."""
+        """AUC and accuracy by lesion, around its true box and a jittered one: the mean of every second frame."""
         scores = {}
         for name, box in (("", 0), ("_jittered", -1)):
             probabilities, labels = [], []
             for phantom in self.held_out:
                 for lesion, malignant in enumerate(phantom.malignant):
-                    triplets = phantom.triplets[lesion, box]
+                    triplets = phantom.triplets[lesion, box, ::2]
                     probabilities.append(float(frame_probabilities(model, triplets, self.recipe).mean()))
                     labels.append(bool(malignant))
             if 0 < sum(labels) < len(labels):

@@ -125,7 +125,7 @@ def build_cohort(
     seeds: Iterable[int],
     *,
     workers: int = 2,
-    lesions: tuple[int, int] = (0, 8),
+    lesions: tuple[int, int] = (2, 9),
     settings: CohortSettings | None = None,
     make: MakePhantom = STANDARD_PHANTOM,
     progress: Callable[[int, int], None] | None = None,

@@ -14,7 +14,7 @@ _ORDER = """\
 The order is cohort -> segment -> classify -> pack; `default` runs all of it. Every verb continues where a killed run
 stopped.
 
-  python -m scanside.training cohort --out COHORT --seeds 1000:1090 --lesions 0:8
+  python -m scanside.training cohort --out COHORT --seeds 1000:1072 --lesions 2:9
   python -m scanside.training segment --cohort COHORT --busbra BUSBRA --out RUN
   python -m scanside.training classify --cohort COHORT --imagenet WEIGHTS --out RUN
   python -m scanside.training pack --run RUN --cohort COHORT --out PACK
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     cohort = verbs.add_parser("cohort", help="make phantoms and store what training needs of them")
     cohort.add_argument("--out", type=Path, required=True)
     cohort.add_argument("--seeds", type=_seeds, required=True, metavar="FIRST:LAST", help="half-open range of seeds")
-    cohort.add_argument("--lesions", type=_pair, default=(0, 8), metavar="FEWEST:MOST")
+    cohort.add_argument("--lesions", type=_pair, default=(2, 9), metavar="FEWEST:MOST")
     cohort.add_argument("--workers", type=int, default=2)
     cohort.set_defaults(run=_cohort)
 
@@ -84,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     default.add_argument("--imagenet", type=Path)
     default.add_argument("--out", type=Path, required=True)
     default.add_argument("--seed", type=int, default=0)
-    default.add_argument("--seeds", type=_seeds, default=range(1000, 1090), metavar="FIRST:LAST")
-    default.add_argument("--lesions", type=_pair, default=(0, 8), metavar="FEWEST:MOST")
+    default.add_argument("--seeds", type=_seeds, default=range(1000, 1072), metavar="FIRST:LAST")
+    default.add_argument("--lesions", type=_pair, default=(2, 9), metavar="FEWEST:MOST")
     default.add_argument("--workers", type=int, default=2)
     default.set_defaults(run=_default)
     return parser

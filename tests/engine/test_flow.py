@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -128,3 +129,15 @@ def test_the_trace_is_chrome_trace_events() -> None:
     assert busy["segment"] == pytest.approx(spans[0]["dur"] / 1e3)
     assert busy["decode"] == 0
     assert trace.total_ms >= busy["segment"]
+
+
+def test_ctrl_c_ends_all_threads_first() -> None:
+    flow = Flow()
+    channel = flow.channel(1)
+    flow.stage("wait", lambda: list(channel) and None)
+    timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        flow.run()
+    timer.join()
+    assert scanside_threads() == []

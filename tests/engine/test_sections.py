@@ -43,7 +43,7 @@ def test_batches_are_padded_sections_in_order(voxels: np.ndarray, batch: int) ->
     reformatter = Reformatter(flow, GRIDS, batch=batch, size_multiple=32)
     arrivals = Arrivals(flow, len(voxels))
     arrivals.mark_all()
-    seen = []
+    seen, largest = [], 0
     for cut in reformatter.batches(voxels, arrivals):
         grid = GRIDS[cut.plane]
         assert cut.pixels.shape == cut.probability.shape == (cut.count, 1, *padded_shape(grid.shape, 32))
@@ -54,6 +54,8 @@ def test_batches_are_padded_sections_in_order(voxels: np.ndarray, batch: int) ->
             seen.append((cut.plane, cut.first + i))
         cut.pixels[...] = 255  # a used buffer is dirty
         cut.release()
+        largest = max(largest, cut.pixels.size)
+    assert largest <= batch * min(np.prod(padded_shape(grid.shape, 32)) for grid in GRIDS.values()) or batch == 1
     assert seen == [(plane, s) for plane in Plane for s in range(len(GRIDS[plane]))]
     assert reformatter.total == len(seen)
 

@@ -1,4 +1,4 @@
-"""One export for all tests here: the real segmenter and a fusion2 of shallow branches, as a pack."""
+"""One export for all tests here: the segmenter's first three stages and a fusion2 of shallow branches, as a pack."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scanside.export import PackParameters, create_pack
-from scanside.models import FusionClassifier, Segmenter, build_segmenter
+from scanside.models import FusionClassifier, Segmenter
 from scanside.models.fusion import _BLOCKS, PLANES
 from scanside.pack import Licence, Pack, load_pack
 
@@ -40,8 +40,18 @@ def shallow() -> Iterator[str]:
 def exported(shallow: str, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    segmenter, classifier = build_segmenter().eval(), FusionClassifier(shallow).eval()
-    with torch.no_grad():  # logits of both signs and a classifier that answers near one half
+    segmenter = Segmenter(
+        "efficientnet-b0",
+        encoder_weights=None,
+        encoder_depth=3,
+        decoder_channels=(32, 16, 8),
+        in_channels=1,
+        classes=1,
+    )
+    segmenter.set_normalisation(0.4, 0.25)
+    segmenter.eval()
+    classifier = FusionClassifier(shallow).eval()
+    with torch.no_grad():  # a classifier that answers near one half
         classifier.classify.weight *= 0.02
     sections = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((2, 1, 32, 96), (1, 1, 64, 64))]
     triplets = [{plane: rng.integers(0, 256, (3, 1, SIZE, SIZE), dtype=np.uint8) for plane in PLANES}]

@@ -52,7 +52,7 @@ def test_a_checkpoint_with_code_is_refused(tmp_path):
     torch.save({"format": "scanside-training/1", "x": _Evil()}, tmp_path / "evil.pt")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_checkpoint(tmp_path / "evil.pt")
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"a": _Evil()}))
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"a": _Evil()}, protocol=2))
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_checkpoint(tmp_path / "plain.pt")
     torch.save({"step": 1}, tmp_path / "other.pt")

@@ -74,5 +74,5 @@ def test_everything_from_one_call_and_nothing_twice(tmp_path, tiny_busbra, stub,
 
 
 def test_no_pack_of_half_a_run(stub_cohort, tmp_path):
-    with pytest.raises(UsageError, match="scanside.training segment"):
+    with pytest.raises(UsageError, match="has not been trained"):
         pack_run(tmp_path, stub_cohort, tmp_path / "pack")

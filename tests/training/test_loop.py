@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_it_learns_and_the_seed_decides(tmp_path):
     other = load_file(train(TinyTask(), replace(recipe, seed=6), tmp_path / "b", arithmetic=CPU))
     assert not torch.equal(first["0.weight"], other["0.weight"])
     losses = [r["loss"] for r in Log(tmp_path / "a" / "tiny.log.jsonl").rows() if "loss" in r]
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.75 * losses[0]
 
 
 def test_torch_random_state_is_left_alone(tmp_path):
@@ -148,8 +149,8 @@ def test_one_cycle():
     assert max(rates) == pytest.approx(1.0)
     assert int(np.argmax(rates)) == 10
     assert rates[-1] == pytest.approx(loop.FINAL_LR)
-    assert all(a < b for a, b in zip(rates[:10], rates[1:11], strict=True))
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a < b for a, b in pairwise(rates[:11]))
+    assert all(a > b for a, b in pairwise(rates[10:]))
 
 
 def test_the_average_follows_the_model():

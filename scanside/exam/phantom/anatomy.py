@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scanside.exam.phantom.fields import Field2D, Field3D, Image, smoothstep
+from scanside.exam.phantom.fields import Field3D, Image, smoothstep, surface_field
 
 FAT_DB, GLAND_DB, MUSCLE_DB, SKIN_DB = -11.5, 0.0, -12.0, 1.0
 
@@ -69,7 +69,7 @@ class Anatomy:
         z, x = self._sweep_mm[:, None], raster.lateral_mm
 
         def surface(cell_mm: float) -> Image:
-            return Field2D.make(rng, face, cell_mm, face_shape)
+            return surface_field(rng, face, cell_mm, face_shape)
 
         def field(*cell_mm: float) -> Field3D:
             return Field3D(rng, extent_mm, cell_mm, raster.shape)  # type: ignore[arg-type]

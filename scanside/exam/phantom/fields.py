@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -18,14 +17,12 @@ def smoothstep(x: Image, low: float, high: float) -> Image:
     return t * t * (np.float32(3) - np.float32(2) * t)
 
 
-@dataclass(frozen=True)
-class Field2D:
-    """A unit-variance field over the (sweep, lateral) face, sampled once on a (rows, columns) raster."""
-
-    @staticmethod
-    def make(rng: np.random.Generator, extent_mm: tuple[float, float], cell_mm: float, shape: tuple[int, int]) -> Image:
-        lattice = _lattice(rng, [math.ceil(e / cell_mm) + 3 for e in extent_mm])
-        return _magnify(lattice, [cell_mm * n / e for n, e in zip(lattice.shape, extent_mm, strict=True)], shape)
+def surface_field(
+    rng: np.random.Generator, extent_mm: tuple[float, float], cell_mm: float, shape: tuple[int, int]
+) -> Image:
+    """A unit-variance field over the (sweep, lateral) face, on a raster of `shape`."""
+    lattice = _lattice(rng, [math.ceil(e / cell_mm) + 3 for e in extent_mm])
+    return _magnify(lattice, [cell_mm * n / e for n, e in zip(lattice.shape, extent_mm, strict=True)], shape)
 
 
 class Field3D:

@@ -10,6 +10,7 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scanside.exam.geometry import Box
 from scanside.exam.phantom.fields import Image, smoothstep
@@ -155,7 +156,7 @@ class LesionPainter:
         self._directions = np.concatenate([rng.standard_normal((6, 3)) * 1.6, rng.standard_normal((8, 3)) * 6.0])
         self._phases = rng.uniform(0, 2 * math.pi, (14, 1)).astype(np.float32)
         self._amplitudes = np.repeat(
-            np.float32([d.irregularity / math.sqrt(3), d.microlobulation / math.sqrt(4)]), (6, 8)
+            np.array([d.irregularity / math.sqrt(3), d.microlobulation / math.sqrt(4)], np.float32), (6, 8)
         )
         self._directions = self._directions.astype(np.float32)
         self._texture = [
@@ -165,7 +166,9 @@ class LesionPainter:
         points = rng.uniform(-0.6, 0.6, (d.calcifications, 3)) * lesion.semi_axes_mm
         self._calcifications = points + lesion.centre_mm
 
-    def radius(self, sweep_mm: float, depth_mm: Image, lateral_mm: Image) -> tuple[Image, tuple[Image, Image, Image]]:
+    def radius(
+        self, sweep_mm: float, depth_mm: Image, lateral_mm: Image
+    ) -> tuple[Image, tuple[np.float32, Image, Image]]:
         """Distance from the centre as a share of the boundary radius (inside below 1), and the mm offsets.
 
         `depth_mm` (rows, 1) and `lateral_mm` (1, columns) are the raster's coordinates in the frame at `sweep_mm`.
@@ -173,8 +176,8 @@ class LesionPainter:
         lesion = self.lesion
         s, c = math.sin(lesion.angle), math.cos(lesion.angle)
         dz = np.float32(sweep_mm - lesion.centre_mm[0])
-        dy = depth_mm - np.float32(lesion.centre_mm[1])
-        dx = lateral_mm - np.float32(lesion.centre_mm[2])
+        dy: Image = depth_mm - np.float32(lesion.centre_mm[1])
+        dx: Image = lateral_mm - np.float32(lesion.centre_mm[2])
         u = (np.float32(c) * dz + np.float32(s) * dx) / np.float32(lesion.semi_axes_mm[0])
         v = dy / np.float32(lesion.semi_axes_mm[1])
         w = (np.float32(c) * dx - np.float32(s) * dz) / np.float32(lesion.semi_axes_mm[2])
@@ -243,8 +246,8 @@ class LesionPainter:
             columns = columns + np.float32(d.edge_shadow_db) * np.exp(-(((across - 1) / np.float32(0.09)) ** 2))
         echo_db += columns * below * fade
 
-    def inside(self, sweep_mm: float, depth_mm: Image, lateral_mm: Image) -> Image:
-        """The truth: 1 where the raster's pixel centre lies in the lesion's body."""
+    def inside(self, sweep_mm: float, depth_mm: Image, lateral_mm: Image) -> NDArray[np.bool_]:
+        """The truth: whether the raster's pixel centre lies in the lesion's body."""
         return self.radius(sweep_mm, depth_mm, lateral_mm)[0] < 1
 
 

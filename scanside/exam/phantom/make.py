@@ -101,7 +101,7 @@ def make_phantom(
     slabs = [(k, min(k + _SLAB, shape[0])) for k in range(0, shape[0], _SLAB)]
     with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1), thread_name_prefix="scanside-phantom") as pool:
         done = 0
-        for first, last in pool.map(lambda slab: scene.render(*slab, voxels, mask), slabs):
+        for first, last in pool.map(lambda slab: scene.render(slab[0], slab[1], voxels, mask), slabs):
             done += last - first
             if progress is not None:
                 progress(done, shape[0])
@@ -145,7 +145,7 @@ class _Scene:
         echo = self.anatomy.echo_db(inside)
         for painter in self.painters:
             painter.paint(echo, float(self.sweep_mm[inside]), self.raster.depth_mm, self.raster.lateral_mm)
-        full = cv2.resize(echo, self.beam.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        full = np.asarray(cv2.resize(echo, self.beam.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
         return self.beam.scatter(np.random.default_rng([self.seed, 1, k + n]), full)
 
     def _truth_mask(self, k: int, frame: NDArray[np.uint8]) -> None:
@@ -182,8 +182,7 @@ def _place(rng: np.random.Generator, anatomy: Anatomy, geometry: Geometry, count
         size = min(draw_size_mm(rng, malignant), 0.6 * min(extent[0], extent[2]), 1.4 * extent[1])
         for attempt in range(_TRIES):
             lesion = draw_lesion(rng, len(placed) + 1, malignant, size * (1 - 0.5 * attempt / _TRIES))
-            half = lesion.body_mm().size
-            half = tuple(h / 2 for h in half)
+            half = [side / 2 for side in lesion.body_mm().size]
             z, x = (float(rng.uniform(half[a] + 1.5, extent[a] - half[a] - 1.5)) if extent[a] > 2 * half[a] + 3
                     else extent[a] / 2 for a in (0, 2))  # fmt: skip
             k = min(int(z / geometry.spacing_mm[0]), geometry.shape[0] - 1)

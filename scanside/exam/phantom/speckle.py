@@ -91,15 +91,15 @@ class Beam:
             cv2.accumulateSquare(part, power)
         a = self.acquisition
         per_db = 255 / a.dynamic_range_db
-        grey = cv2.log(power, power)
+        grey = np.asarray(cv2.log(power, power), np.float32)
         grey *= np.float32(10 / math.log(10) * per_db)
         grey += np.float32(a.gain_db * per_db)
-        return cv2.convertScaleAbs(np.maximum(grey, 0, out=grey))
+        return np.asarray(cv2.convertScaleAbs(np.maximum(grey, 0, out=grey)), np.uint8)
 
     def _blurred(self, part: Image) -> Image:
         """One plane of the field through the axial, then the depth-dependent lateral response."""
         unit = np.ones(1, np.float32)
-        part = cv2.sepFilter2D(part, -1, unit, self._axial, borderType=cv2.BORDER_REFLECT)
+        part = np.asarray(cv2.sepFilter2D(part, -1, unit, self._axial, borderType=cv2.BORDER_REFLECT), np.float32)
         for top, bottom, kernel in self._bands:
             # A copy first: OpenCV would read across the band's edge otherwise.
             part[top:bottom] = cv2.sepFilter2D(part[top:bottom].copy(), -1, kernel, unit, borderType=cv2.BORDER_REFLECT)

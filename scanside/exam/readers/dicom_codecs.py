@@ -1,6 +1,7 @@
 """Decoding one frame of a DICOM transfer syntax (PS3.5 8.2, A.4), its code stream checked before it is unpacked.
 
-OpenCV decodes what it can: it lets other threads run meanwhile. The rest goes to GDCM, pyjpegls and OpenJPEG.
+OpenCV decodes what it can: it lets other threads run meanwhile. The rest goes to pyjpegls, OpenJPEG and, in a process
+of its own, GDCM.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -57,7 +59,7 @@ class FrameFormat:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A frame of `FrameFormat.shape`. `space` is "grey", "rgb" or "ybr" (luma first)."""
+    """A frame of `FrameFormat.shape`. `space` is "grey", "rgb" (or bgr: only grey is kept) or "ybr" (luma first)."""
 
     values: NDArray
     space: str
@@ -213,8 +215,7 @@ def _decode_jpeg(data: bytes, syntax: str, form: FrameFormat) -> Decoded:
     """Grey at once; colour whole, so that the caller sees every pixel's chroma and not only its luma."""
     if form.samples == 1:
         return Decoded(_by_opencv(data, cv2.IMREAD_GRAYSCALE), "grey")
-    values = _by_opencv(data, cv2.IMREAD_COLOR)
-    return Decoded(values[..., ::-1], "rgb")
+    return Decoded(_by_opencv(data, cv2.IMREAD_COLOR), "rgb")
 
 
 def luma(data: bytes) -> NDArray[np.uint8]:
@@ -233,19 +234,29 @@ def _by_opencv(data: bytes, mode: int) -> NDArray:
 
 
 def _decode_jpeg_lossless(data: bytes, syntax: str, form: FrameFormat) -> Decoded:
-    if form.samples == 1 and form.bits_allocated == 8:
-        try:
-            return Decoded(_by_opencv(data, cv2.IMREAD_GRAYSCALE), "grey")
-        except ExamReadError:  # OpenCV before its libjpeg-turbo 3 cannot: GDCM then says whether the stream is damaged
-            pass
-    _module("gdcm", "python-gdcm", syntax)
-    return _by_pydicom(data, syntax, form, "gdcm")
+    if form.samples == 1 and form.bits_allocated == 8 and _opencv_reads_jpeg_lossless():
+        return Decoded(_by_opencv(data, cv2.IMREAD_GRAYSCALE), "grey")
+    from scanside.exam.readers.dicom_gdcm import decode_by_gdcm
+
+    size = form.rows * form.columns * form.samples * form.dtype.itemsize
+    samples = decode_by_gdcm(data, _decoder_options(syntax, form), size)
+    values = np.frombuffer(samples, form.dtype.newbyteorder("<")).reshape(form.shape)
+    return Decoded(values, "grey" if form.samples == 1 else _space(form))
+
+
+@cache
+def _opencv_reads_jpeg_lossless() -> bool:
+    """Whether this OpenCV (with libjpeg-turbo 3) decodes JPEG Lossless; asked with an image of one grey pixel."""
+    frame = bytes.fromhex("FFD8FFC3000B080001000101011100FFC40014000100000000000000000000000000000000")
+    scan = bytes.fromhex("FFDA0008010100010000" + "7F" + "FFD9")
+    found = cv2.imdecode(np.frombuffer(frame + scan, np.uint8), cv2.IMREAD_GRAYSCALE)
+    return found is not None and found.shape == (1, 1) and int(found[0, 0]) == 128
 
 
 def _decode_jpeg_ls(data: bytes, syntax: str, form: FrameFormat) -> Decoded:
     module = _module("jpeg_ls", "pyjpegls", syntax)
     if form.samples == 3:
-        return _by_pydicom(data, syntax, form, "pyjpegls")
+        return _by_pyjpegls(data, syntax, form)
     values, _ = _guarded(lambda: module.decode_pixel_data(data))
     return Decoded(_shaped(values, form), "grey")
 
@@ -283,13 +294,22 @@ def _grey_jp2(data: bytes, form: FrameFormat) -> bytes:
     )
 
 
-def _by_pydicom(data: bytes, syntax: str, form: FrameFormat, plugin: str) -> Decoded:
+def _by_pyjpegls(data: bytes, syntax: str, form: FrameFormat) -> Decoded:
+    """Colour JPEG-LS: pydicom knows how its interleaves lie."""
     from pydicom.encaps import encapsulate
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
 
-    options: dict[str, Any] = {
-        "transfer_syntax_uid": UID(syntax),
+    source = encapsulate([data])
+    options = _decoder_options(syntax, form) | {"transfer_syntax_uid": UID(syntax), "decoding_plugin": "pyjpegls"}
+    values, _ = _guarded(lambda: get_decoder(syntax).as_array(source, index=0, raw=True, **options))
+    return Decoded(values, _space(form))
+
+
+def _decoder_options(syntax: str, form: FrameFormat) -> dict[str, Any]:
+    """What pydicom's decoders want to know of a frame that comes without its data set."""
+    return {
+        "transfer_syntax_uid": syntax,
         "rows": form.rows,
         "columns": form.columns,
         "samples_per_pixel": form.samples,
@@ -301,10 +321,6 @@ def _by_pydicom(data: bytes, syntax: str, form: FrameFormat, plugin: str) -> Dec
         "photometric_interpretation": form.photometric,
         "pixel_keyword": "PixelData",
     }
-    source = encapsulate([data])
-    decoder = get_decoder(syntax)
-    values, _ = _guarded(lambda: decoder.as_array(source, index=0, raw=True, decoding_plugin=plugin, **options))
-    return Decoded(values, "grey" if form.samples == 1 else _space(form))
 
 
 def _guarded(call: Callable[[], Any]) -> Any:
@@ -335,7 +351,7 @@ def _module(name: str, package: str, syntax: str) -> ModuleType:
         raise ExamReadError(
             f"{SYNTAX_NAMES[syntax]} needs a decoder that is not installed",
             expected=package,
-            remedy=f"pip install {package}",
+            remedy=f"install it: pip install {package}",
         ) from error
 
 

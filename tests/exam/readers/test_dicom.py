@@ -337,7 +337,9 @@ def test_an_enhanced_volume_with_a_missing_frame_is_refused(dicom, tmp_path):
 
 
 def test_reading_says_what_it_knows(dicom):
-    volume = open_exam(dicom.exam(vendor="ge", nipple_mm=(3.0, 0.5, 12.0), laterality=Laterality.LEFT, view="MED")).only()
+    volume = open_exam(
+        dicom.exam(vendor="ge", nipple_mm=(3.0, 0.5, 12.0), laterality=Laterality.LEFT, view="MED")
+    ).only()
     info = volume.info
     assert info.format == "DICOM Ultrasound Multi-frame, Explicit VR Little Endian"
     assert info.source == "exam.dcm"
