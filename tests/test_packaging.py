@@ -61,8 +61,7 @@ def test_no_file_of_the_wheel_is_too_heavy(wheel: dict[str, Path]) -> None:
     assert [name for name, path in wheel.items() if path.stat().st_size > MAX_FILE_BYTES] == []
 
 
-def test_the_version_is_the_same_everywhere() -> None:
-    assert PYPROJECT["project"]["version"] == scanside.__version__
+def test_the_changelog_knows_this_version() -> None:
     assert f"## {scanside.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 

@@ -65,6 +65,7 @@ def link(
     *,
     level: int,
     min_lesion_mm: float,
+    min_detection_score: float = 0.0,
 ) -> Linked:
     """Lesion candidates in the fused probability.
 
@@ -82,6 +83,8 @@ def link(
         Smallest uint8 probability that belongs to a lesion.
     min_lesion_mm : float
         Objects whose volume is below that of a ball of this diameter are dropped.
+    min_detection_score : float
+        Objects whose detection score is below it are dropped.
 
     Returns
     -------
@@ -90,9 +93,12 @@ def link(
     """
     objects = label_objects(fused, level, tuple(planes.values()))
     smallest_mm3 = math.pi / 6 * min_lesion_mm**3
-    large = np.flatnonzero(objects.voxels * geometry.voxel_mm3 >= smallest_mm3 - 1e-9)
     scores = objects.sums[:, 0] / objects.voxels / 255
-    kept = sorted(large.tolist(), key=lambda i: (-scores[i], *objects.boxes[i, 0].tolist()))
+    large = objects.voxels * geometry.voxel_mm3 >= smallest_mm3 - 1e-9
+    kept = sorted(
+        np.flatnonzero(large & (scores >= min_detection_score)).tolist(),
+        key=lambda i: (-scores[i], *objects.boxes[i, 0].tolist()),
+    )
     dropped = max(0, len(kept) - MAX_CANDIDATES)
     kept = kept[:MAX_CANDIDATES]
     ids = np.zeros(len(objects.voxels) + 1, np.uint16)

@@ -24,6 +24,7 @@ from scanside.errors import EngineError
 from scanside.exam.geometry import Geometry
 from scanside.exam.planes import SectionGrid, triplet_indices
 from scanside.exam.volume import ArrayFrames, Volume, Voxels
+from scanside.pack.manifest import SegmenterSpec
 from scanside.report.model import Lesion, LesionMask
 
 QUEUED_BATCHES = 2
@@ -119,7 +120,7 @@ def find_lesions(
                 support.add(batch.plane, batch.first, batch.probability[:, 0])
             batch.release()
         with flow.trace.span("link"):
-            run.linked = _link(support, geometry, level_of(spec.threshold), spec.min_lesion_mm)
+            run.linked = _link(support, geometry, spec)
         flow.report("link", 1, 1)
         linked.put(run.linked)
 
@@ -173,10 +174,18 @@ def _decode(volume: Volume, run: _Run, flow: Flow, arrivals: Arrivals, threads: 
         run.warnings.append(f"every voxel has the value {first}: the exam holds no picture")
 
 
-def _link(support: Support, geometry: Geometry, level: int, min_lesion_mm: float) -> Linked:
+def _link(support: Support, geometry: Geometry, spec: SegmenterSpec) -> Linked:
     planes = {plane: support.plane(plane) for plane in support.planes}
-    fused = support.fused(planes.values())
-    return link(fused, planes, support.geometry, geometry.extent_mm, level=level, min_lesion_mm=min_lesion_mm)
+    fused = support.smoothed(support.fused(planes.values()), spec.smoothing_mm)
+    return link(
+        fused,
+        planes,
+        support.geometry,
+        geometry.extent_mm,
+        level=level_of(spec.threshold),
+        min_lesion_mm=spec.min_lesion_mm,
+        min_detection_score=spec.min_detection_score,
+    )
 
 
 def _findings(run: _Run, flow: Flow, geometry: Geometry, grid: Geometry, classifier: Classifier) -> Findings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import onnxruntime as ort
@@ -23,7 +24,7 @@ def reference_answers(model: Segmenter | FusionClassifier, batches: Sequence[Bat
     """What PyTorch answers in FP32, in the exported graph's own output type."""
     module: nn.Module = SegmenterGraph(model) if isinstance(model, Segmenter) else ClassifierGraph(model)
     module.eval()
-    names: tuple[str, ...] = model.planes if isinstance(model, FusionClassifier) else (PIXELS,)
+    names: tuple[str, ...] = (PIXELS,) if isinstance(model, Segmenter) else cast(FusionClassifier, model).planes
     with torch.no_grad():
         return [module(*(torch.from_numpy(batch[name]) for name in names)).numpy() for batch in batches]
 

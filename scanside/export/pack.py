@@ -49,6 +49,8 @@ class PackParameters:
     every_mm: float = 0.5
     threshold: float = 0.5
     min_lesion_mm: float = 3.0
+    min_detection_score: float = 0.5
+    smoothing_mm: float = 0.0
     section_batch: int = 16
     crop_size: int = 224
     margin: float = 1.35
@@ -202,6 +204,8 @@ def _segmenter_spec(model: Segmenter, parameters: PackParameters) -> SegmenterSp
         planes=parameters.planes,
         threshold=parameters.threshold,
         min_lesion_mm=parameters.min_lesion_mm,
+        min_detection_score=parameters.min_detection_score,
+        smoothing_mm=parameters.smoothing_mm,
         batch=parameters.section_batch,
         size_multiple=SIZE_MULTIPLE,
         mean=round(float(model.mean), 7),

@@ -38,7 +38,8 @@ def info_rows(pack: Pack) -> list[tuple[str, str]]:
         (
             "segmenter",
             f"{segmenter.architecture}, {segmenter.pitch_mm:g} mm pixels, a section every {segmenter.every_mm:g} mm, "
-            f"threshold {segmenter.threshold:g}, lesions from {segmenter.min_lesion_mm:g} mm",
+            f"threshold {segmenter.threshold:g}, lesions from {segmenter.min_lesion_mm:g} mm and detection score "
+            f"{segmenter.min_detection_score:g}",
         ),
         (
             "classifier",

@@ -32,7 +32,9 @@ class SegmenterSpec:
 
     Input uint8 [batch, 1, height, width] (multiples of `size_multiple`) with pixels of `pitch_mm`; output uint8
     probability of the same shape (255 p). A section is taken every `every_mm` in each of `planes`. A pixel belongs to
-    a lesion when p >= `threshold` (0 to 1); lesions smaller than `min_lesion_mm` are dropped.
+    a lesion when p >= `threshold` (0 to 1); lesions smaller than `min_lesion_mm`, or whose mean p is below
+    `min_detection_score`, are dropped. Before that the planes' vote is smoothed by a Gaussian of standard deviation
+    `smoothing_mm` (0 is none).
     """
 
     graph: str
@@ -44,6 +46,8 @@ class SegmenterSpec:
     planes: tuple[str, ...]
     threshold: float
     min_lesion_mm: float
+    min_detection_score: float
+    smoothing_mm: float
     batch: int
     size_multiple: int
     mean: float
@@ -55,6 +59,8 @@ class SegmenterSpec:
         _within("segmenter", "every_mm", self.every_mm, 0.01, 20)
         _within("segmenter", "threshold", self.threshold, 0, 1)
         _within("segmenter", "min_lesion_mm", self.min_lesion_mm, 0, 100)
+        _within("segmenter", "min_detection_score", self.min_detection_score, 0, 1)
+        _within("segmenter", "smoothing_mm", self.smoothing_mm, 0, 5)
         _within("segmenter", "batch", self.batch, 1, 1024)
         _within("segmenter", "size_multiple", self.size_multiple, 1, 1024)
         _within("segmenter", "std", self.std, 1e-6, 1e6)

@@ -21,11 +21,14 @@ def test_a_signal_sets_the_event_and_raises_with_its_exit_code(number: signal.Si
 
 
 def test_an_error_that_the_stop_caused_elsewhere_still_counts_as_the_stop() -> None:
-    with pytest.raises(Cancelled) as caught, Stop():
+    def fall_over() -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
-        except Cancelled:
-            raise RuntimeError("a worker fell over while stopping") from None
+        finally:
+            raise RuntimeError("a worker fell over while stopping")
+
+    with pytest.raises(Cancelled) as caught, Stop():
+        fall_over()
     assert caught.value.exit_code == 143
 
 

@@ -120,3 +120,14 @@ def test_nothing_found() -> None:
     result = linked(np.zeros((3, 4, 5), np.uint8))
     assert result.candidates == ()
     assert not result.labels.any()
+
+
+def test_objects_below_the_detection_score_are_dropped() -> None:
+    fused = np.zeros((8, 8, 16), np.uint8)
+    fused[2:5, 2:5, 2:5], fused[2:5, 2:5, 9:12] = 250, 140
+    geometry = Geometry(fused.shape, (1.0, 1.0, 1.0))
+    found = link(
+        fused, {}, geometry, geometry.extent_mm, level=128, min_lesion_mm=0, min_detection_score=0.6
+    ).candidates
+    assert [candidate.detection_score for candidate in found] == [pytest.approx(250 / 255)]
+    assert found[0].centroid_mm == pytest.approx((3.5, 3.5, 3.5))

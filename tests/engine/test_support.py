@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from scanside.engine.components import level_of
 from scanside.engine.link import link
@@ -89,3 +90,13 @@ def test_only_planes_that_looked_vote() -> None:
     support = Support(grids_of(Geometry((2, 2, 2), (1.0, 1.0, 1.0)), 1.0, 1.0))
     support.add(Plane.SAGITTAL, 0, np.full((2, 2, 2), 80, np.uint8))
     assert support.planes == (Plane.SAGITTAL,)
+
+
+@pytest.mark.parametrize("sigma_mm", [0.5, 1.1])
+def test_smoothing_is_a_gaussian_along_all_axes(sigma_mm: float) -> None:
+    geometry = Geometry((20, 18, 22), (1.0, 1.0, 1.0))
+    support = Support({p: SectionGrid.over(geometry, p, 0.5, 0.5) for p in Plane})
+    fused = np.random.default_rng(0).integers(0, 256, support.geometry.shape).astype(np.uint8)
+    expected = gaussian_filter(fused.astype(float), sigma_mm / 0.5, mode="nearest", truncate=3.0)
+    assert np.abs(support.smoothed(fused, sigma_mm) - expected).max() < 1.5
+    assert support.smoothed(fused, 0.0) is fused

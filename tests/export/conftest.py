@@ -51,10 +51,14 @@ def exported(shallow: str, tmp_path_factory: pytest.TempPathFactory) -> Exported
     segmenter.set_normalisation(0.4, 0.25)
     segmenter.eval()
     classifier = FusionClassifier(shallow).eval()
-    with torch.no_grad():  # a classifier that answers near one half
-        classifier.classify.weight *= 0.02
+    with torch.no_grad():  # answers far enough apart to tell crops from one another
+        classifier.classify.weight *= 10
     sections = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((2, 1, 32, 96), (1, 1, 64, 64))]
-    triplets = [{plane: rng.integers(0, 256, (3, 1, SIZE, SIZE), dtype=np.uint8) for plane in PLANES}]
+    brightness = {"transverse": (0, 256), "sagittal": (0, 90), "coronal": (150, 256)}
+    triplets = [{plane: rng.integers(*brightness[plane], (3, 1, SIZE, SIZE), dtype=np.uint8) for plane in PLANES}]
+    for crops in triplets[0].values():
+        crops[1] //= 2
+        crops[2] = 255 - crops[2]
     out = create_pack(
         tmp_path_factory.mktemp("export") / "pack",
         segmenter=segmenter,

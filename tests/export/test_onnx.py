@@ -80,16 +80,13 @@ def test_spatial_size_can_be_fixed_by_name(exported: Any) -> None:
 def test_no_crop_of_the_classifier_is_merged_or_swapped(exported: Any) -> None:
     run = session(exported, "classifier").run
     t, s, c = (exported.triplets[0][plane] for plane in ("transverse", "sagittal", "coronal"))
-    for crops in ((t, s, c), (s, t, c), (c, t, s)):
-        feeds = dict(zip(("transverse", "sagittal", "coronal"), crops, strict=True))
+    found, expected = [], []
+    for crops in ((t, s, c), (c, s, t), (t, c, s), (t, t, c), (t, s, s)):
+        found.append(run(None, dict(zip(("transverse", "sagittal", "coronal"), crops, strict=True)))[0])
         with torch.no_grad():
-            expected = exported.classifier.probability(*(torch.from_numpy(x) for x in crops)).numpy()
-        assert np.allclose(run(None, feeds)[0], expected, atol=2e-3)
-    assert not np.allclose(
-        run(None, {"transverse": t, "sagittal": s, "coronal": t})[0],
-        run(None, {"transverse": t, "sagittal": s, "coronal": c})[0],
-        atol=1e-6,
-    )
+            expected.append(exported.classifier.probability(*(torch.from_numpy(x) for x in crops)).numpy())
+    differences = [np.abs(expected[0] - other).max() for other in expected[1:]]
+    assert np.abs(np.subtract(found, expected)).max() < 0.25 * min(differences)
 
 
 def test_results_do_not_depend_on_the_batch(exported: Any) -> None:

@@ -157,6 +157,8 @@ def make_tiny_pack(out: Path) -> Path:
             planes=tuple(PLANE_WEIGHTS),
             threshold=0.5,
             min_lesion_mm=3.0,
+            min_detection_score=0.5,
+            smoothing_mm=0.0,
             batch=4,
             size_multiple=32,
             mean=0.0,
