@@ -1,4 +1,7 @@
-"""Findings against the known truth on full-size phantoms of seeds never used in training (those are 1000 to 2999, training and the choice of the operating point)."""
+"""Findings against the known truth on full-size phantoms of seeds used for nothing else.
+
+Seeds 1000 to 2999 are kept for training and for the choice of the operating point.
+"""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the exam and the report.")] = Path(
         "scanside-demo"
     ),
-    seed: Annotated[int, typer.Option(help="Which phantom.")] = 20,
+    seed: Annotated[int, typer.Option(help="Which phantom.")] = 5000,
     shape: Annotated[str, typer.Option(metavar="SWEEPxDEPTHxLATERAL", help="Size of the phantom.")] = "318x600x800",
     pack: PackOption = None,
     quiet: QuietOption = False,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scanside.exam.phantom import TruthLesion
     from scanside.report.model import Report
 
-DEFAULT_SEED = 20
+DEFAULT_SEED = 5000
 STANDARD_SHAPE = (318, 600, 800)
 
 Stages = Callable[[str, int, int], None]

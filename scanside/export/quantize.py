@@ -2,6 +2,9 @@
 
 Each large weight becomes an int8 initializer, a float scale per output channel and a zero point of 0, read through
 `DequantizeLinear`. Symmetric, so a zero stays a zero. Biases and small tensors stay float.
+
+ONNX Runtime must be told ``session.disable_quant_qdq=1``: then it folds the weights back to float when it loads.
+Left alone it dequantizes at every run, and fuses some products into kernels that round the activations as well.
 """
 
 from __future__ import annotations

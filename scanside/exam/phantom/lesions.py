@@ -91,7 +91,8 @@ def draw_lesion(rng: np.random.Generator, id: int, malignant: bool, size_mm: flo
     kind = _draw_kind(rng, malignant)
     d = _draw_descriptors(rng, malignant, kind)
     taller = rng.random() < (0.45 if malignant else 0.12)
-    size_mm /= 1 + 1.1 * d.irregularity + 0.7 * d.microlobulation  # the bulges count: the whole is `size_mm` at most
+    # The bulges count: the whole is `size_mm` at most, and never below the smallest size.
+    size_mm = max(size_mm / (1 + 1.1 * d.irregularity + 0.7 * d.microlobulation), MIN_SIZE_MM)
     height = size_mm * (rng.uniform(0.8, 1.1) if taller else rng.uniform(0.45, 0.72))
     height = min(height, _MAX_HEIGHT_MM * rng.uniform(0.75, 1.0))
     sweep = size_mm * rng.uniform(0.72, 1.0)
