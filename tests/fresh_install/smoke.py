@@ -51,6 +51,7 @@ def main(folder: Path) -> None:
         print(f"{name}: {len(reports[name]['lesions'])} lesions, {device['runtime']} {device['precision']}")
 
     first = reports["siemens"]["lesions"]
+    assert first, "nothing was found, so the formats were not compared"
     for name, report in reports.items():
         assert len(report["lesions"]) == len(first), f"{name} found other lesions than siemens"
         for mine, theirs in zip(report["lesions"], first, strict=True):
