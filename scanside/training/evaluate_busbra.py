@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from scanside.errors import EngineError, UsageError
 from scanside.training.busbra import LONGER_SIDE, TEST_FOLD, padded, read_busbra, resized
-from scanside.training.checkpoint import load_weights, write_json
+from scanside.training.checkpoint import load_weights, versions, write_json
 from scanside.training.errors import TrainingDataError
 
 Probability = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -95,7 +96,8 @@ def evaluate_busbra(
         mean_malignant=round(fmean(by_class[1]), 4) if by_class[1] else 0.0,
         missed=sum(d == 0 for d in dices),
     )
-    write_json(table.with_suffix(".json"), asdict(summary))
+    conditions = {"date": datetime.date.today().isoformat(), "versions": versions()}
+    write_json(table.with_suffix(".json"), asdict(summary) | conditions)
     return summary
 
 
