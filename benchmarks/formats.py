@@ -93,7 +93,7 @@ def differences(reference: tuple[Lesion, ...], lesions: tuple[Lesion, ...]) -> d
 
 
 def make_table(seed: int, out: Path, pack: Path | None) -> None:
-    """Write formats.csv and formats-summary.json into `out`."""
+    """Write formats-seed<seed>.csv and its .json into `out`."""
     phantom = make_phantom(seed, shape=SHAPE, extent_mm=EXTENT_MM, lesions=2)
     predictor = scanside.load(pack)
     reference = predictor.analyze(phantom.voxels, spacing_mm=phantom.geometry.spacing_mm).lesions
@@ -104,6 +104,7 @@ def make_table(seed: int, out: Path, pack: Path | None) -> None:
             exam = next(Path(folder).iterdir())
             rows.append({"form": form, **differences(reference, predictor.analyze(exam).lesions)})
         print(rows[-1], flush=True)
-    write_csv(out / "formats.csv", rows)
+    table = out / f"formats-seed{seed}.csv"
+    write_csv(table, rows)
     phantom_of = {"seed": seed, "shape": SHAPE, "extent_mm": EXTENT_MM}
-    write_json(out / "formats-summary.json", {**conditions(), **phantom_of, "forms": len(rows)})
+    write_json(table.with_suffix(".json"), {**conditions(), **phantom_of, "forms": len(rows)})
