@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import io
 import json
 import platform
 import sys
@@ -30,8 +31,6 @@ def conditions() -> dict[str, Any]:
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows as CSV, replaced atomically."""
     with atomic_file(path) as file:
-        import io
-
         text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -10,6 +10,8 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
+from scanside.exam.phantom.make import STANDARD_SHAPE
+
 if TYPE_CHECKING:
     from scanside.engine.predictor import OnProgress
     from scanside.evaluation.matching import Matches
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from scanside.report.model import Report
 
 DEFAULT_SEED = 5000
-STANDARD_SHAPE = (318, 600, 800)
 
 Stages = Callable[[str, int, int], None]
 

@@ -24,7 +24,6 @@ from scanside.exam.geometry import Box
 if TYPE_CHECKING:
     from scanside.exam.phantom import TruthLesion
 
-TRUTH_SCHEMA = "scanside-truth/1"
 MIN_IOU = 0.2
 
 
@@ -157,6 +156,8 @@ def load_truth(path: str | os.PathLike[str]) -> Truth:
     ExamReadError
         The file cannot be read, is no JSON, or is not of the schema `scanside-truth/1`.
     """
+    from scanside.exam.phantom.save import TRUTH_SCHEMA
+
     path = Path(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -64,13 +64,15 @@ class Lesion:
 
     def body_mm(self, swell: float = 1.0) -> Box:
         """A box that holds the body, `swell` times its size."""
-        half = self._half_mm()
+        half = self.half_mm
         return Box(
             tuple(c - swell * h for c, h in zip(self.centre_mm, half, strict=True)),  # type: ignore[arg-type]
             tuple(c + swell * h for c, h in zip(self.centre_mm, half, strict=True)),  # type: ignore[arg-type]
         )
 
-    def _half_mm(self) -> tuple[float, float, float]:
+    @property
+    def half_mm(self) -> tuple[float, float, float]:
+        """Half the sides of the box around the body's ellipsoid."""
         sweep, depth, lateral = self.semi_axes_mm
         s, c = abs(math.sin(self.angle)), abs(math.cos(self.angle))
         return math.hypot(c * sweep, s * lateral), depth, math.hypot(s * sweep, c * lateral)
@@ -235,7 +237,7 @@ class LesionPainter:
         lesion, d = self.lesion, self.lesion.descriptors
         if not (d.posterior_db or d.edge_shadow_db):
             return
-        half = lesion._half_mm()
+        half = lesion.half_mm
         across = np.sqrt(
             ((lateral_mm - np.float32(lesion.centre_mm[2])) / np.float32(half[2])) ** 2
             + np.float32(((sweep_mm - lesion.centre_mm[0]) / half[0]) ** 2)

@@ -182,7 +182,7 @@ def _place(rng: np.random.Generator, anatomy: Anatomy, geometry: Geometry, count
         size = min(draw_size_mm(rng, malignant), 0.6 * min(extent[0], extent[2]), 1.4 * extent[1])
         for attempt in range(_TRIES):
             lesion = draw_lesion(rng, len(placed) + 1, malignant, size * (1 - 0.5 * attempt / _TRIES))
-            half = [side / 2 for side in lesion.body_mm().size]
+            half = lesion.half_mm
             z, x = (float(rng.uniform(half[a] + 1.5, extent[a] - half[a] - 1.5)) if extent[a] > 2 * half[a] + 3
                     else extent[a] / 2 for a in (0, 2))  # fmt: skip
             k = min(int(z / geometry.spacing_mm[0]), geometry.shape[0] - 1)
