@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import formats, phantoms
+from benchmarks import busbra, formats, phantoms
 from scanside.errors import ScansideError
 
 RESULTS = Path(__file__).parent / "results"
@@ -31,8 +31,16 @@ def main() -> int:
             table.add_argument("--seeds", type=seeds, default=range(5000, 5020), help="FIRST:END")
         else:
             table.add_argument("--seed", type=int, default=5100)
+    table = tables.add_parser("busbra", help="classification of BUS-BRA's lesions over its five folds")
+    table.add_argument("--out", type=Path, default=RESULTS, help="folder for the tables")
+    table.add_argument("--busbra", type=Path, required=True, help="folder of BUS-BRA")
+    table.add_argument("--imagenet", type=Path, required=True, help="folder of ResNet50 weights in the Keras layout")
+    table.add_argument("--work", type=Path, required=True, help="folder for weights and checkpoints")
+    table.add_argument("--folds", type=seeds, default=range(1, 6), help="FIRST:END")
     arguments = vars(parser.parse_args())
-    make = {"phantoms": phantoms.make_table, "formats": formats.make_table}[arguments.pop("table")]
+    make = {"phantoms": phantoms.make_table, "formats": formats.make_table, "busbra": busbra.make_table}[
+        arguments.pop("table")
+    ]
     try:
         make(**arguments)
     except ScansideError as error:

@@ -23,7 +23,7 @@ from scanside.training.cohort import STORED_MARGIN
 from scanside.training.cohort_data import PhantomData, check_seeds, cohort_files, read_phantom, split_seeds
 from scanside.training.errors import TrainingDataError
 from scanside.training.loop import Arithmetic, train
-from scanside.training.recipe import ClassifierRecipe
+from scanside.training.recipe import ClassifierRecipe, SgdRecipe
 
 PLANES = tuple(Plane)
 
@@ -78,16 +78,8 @@ class ClassifierTask:
                 recipe.variant,  # type: ignore[arg-type]
                 stride_at="1x1" if self.imagenet else "3x3",
             )
-        self.fresh = set(self._load(Path(imagenet))) if imagenet is not None else set()
+        self.fresh = set(imagenet_start(self.model, Path(imagenet))) if imagenet is not None else set()
         self.frozen = self._frozen_parts() if self.imagenet else ()
-
-    def _load(self, folder: Path) -> list[str]:
-        """Start every branch from ImageNet; the names of the convolutions and norms that stay random."""
-        fresh = []
-        for plane, branch in _branches(self.model).items():
-            for layer in load_keras_resnet50(branch, folder):
-                fresh += [f"branches.{plane}.{name}" for name in module_names(layer)]
-        return fresh
 
     def _frozen_parts(self) -> tuple[str, ...]:
         parts = []
@@ -103,25 +95,7 @@ class ClassifierTask:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """SGD with momentum; parts that start from random weights learn faster when the rest does not."""
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                fresh = not name.startswith("branches.") or name.rpartition(".")[0] in self.fresh
-                groups.setdefault((self.imagenet and fresh, parameter.ndim > 1), []).append(parameter)
-        return torch.optim.SGD(
-            [
-                {
-                    "params": parameters,
-                    "scale": self.recipe.fresh_lr_scale if fresh else 1.0,
-                    "weight_decay": self.recipe.weight_decay if decays else 0.0,
-                }
-                for (fresh, decays), parameters in groups.items()
-            ],
-            lr=self.recipe.peak_lr,
-            momentum=self.recipe.momentum,
-            nesterov=True,
-            foreach=True,
-        )
+        return sgd(self.model, self.recipe, self.fresh, started=self.imagenet)
 
     def batch(self, rng: np.random.Generator, fraction: float) -> dict[str, Tensor]:
         """uint8 crops [batch, 1, size, size] by plane, and `malignant` int64 [batch]; both classes evenly."""
@@ -174,6 +148,42 @@ class ClassifierTask:
             "fresh": sorted(self.fresh),
             "frozen": list(self.frozen),
         }
+
+
+def imagenet_start(model: nn.Module, folder: Path) -> list[str]:
+    """Start every branch from ImageNet; the names of the convolutions and norms that stay random."""
+    fresh = []
+    for plane, branch in _branches(model).items():
+        for layer in load_keras_resnet50(branch, folder):
+            fresh += [f"branches.{plane}.{name}" for name in module_names(layer)]
+    return fresh
+
+
+def sgd(model: nn.Module, recipe: SgdRecipe, fresh: set[str], *, started: bool) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum; norms and biases do not decay.
+
+    When the branches `started` from trained weights, the head and the modules named in `fresh` learn
+    `recipe.fresh_lr_scale` times as fast.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            new = not name.startswith("branches.") or name.rpartition(".")[0] in fresh
+            groups.setdefault((started and new, parameter.ndim > 1), []).append(parameter)
+    return torch.optim.SGD(
+        [
+            {
+                "params": parameters,
+                "scale": recipe.fresh_lr_scale if new else 1.0,
+                "weight_decay": recipe.weight_decay if decays else 0.0,
+            }
+            for (new, decays), parameters in groups.items()
+        ],
+        lr=recipe.peak_lr,
+        momentum=recipe.momentum,
+        nesterov=True,
+        foreach=True,
+    )
 
 
 def augmented_triplet(

@@ -87,13 +87,12 @@ class SegmenterRecipe(Recipe):
 
 
 @dataclass(frozen=True)
-class ClassifierRecipe(Recipe):
-    """Recipe of the classifier.
+class SgdRecipe(Recipe):
+    """What the classifiers share.
 
     `size` is the network's crop in pixels; a crop's side is the lesion's longer side times a margin drawn from
-    `margins` (deployed: `margin`). `frozen` names the parts of each branch that keep their ImageNet weights and
-    statistics (ignored without ImageNet weights); `fresh_lr_scale` multiplies the learning rate of the parts that start
-    from random weights.
+    `margins` (deployed: `margin`), moved by up to `shift` of itself. `fresh_lr_scale` multiplies the learning rate of
+    the parts that start from random weights.
     """
 
     backbone: str = "resnet50"
@@ -104,9 +103,27 @@ class ClassifierRecipe(Recipe):
     shift: float = 0.08
     label_smoothing: float = 0.05
     momentum: float = 0.9
-    frozen: tuple[str, ...] = ()
     fresh_lr_scale: float = 3.0
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe(SgdRecipe):
+    """Recipe of the three-plane classifier.
+
+    `frozen` names the parts of each branch that keep their ImageNet weights and statistics (ignored without ImageNet
+    weights); `frames` is the number of triplets a lesion.
+    """
+
+    frozen: tuple[str, ...] = ()
     frames: int = 8
+
+
+@dataclass(frozen=True)
+class ViewsRecipe(SgdRecipe):
+    """Recipe of the classifiers of BUS-BRA's views: also turned by up to `turn_degrees` either way."""
+
+    turn_degrees: float = 10.0
+    validation_images: int = 48
 
 
 R = TypeVar("R", bound=Recipe)
