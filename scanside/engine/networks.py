@@ -54,6 +54,12 @@ class Segmenter:
                 self._sessions[height, width] = session
             return session
 
+    @property
+    def runtimes(self) -> tuple[OnnxRuntime, ...]:
+        """The sessions made so far."""
+        with self._lock:
+            return tuple(self._sessions.values())
+
     def run(self, pixels: NDArray[np.uint8], probability: NDArray[np.uint8]) -> None:
         """Probabilities of `pixels` into `probability`, both uint8 [n, 1, height, width].
 
@@ -80,7 +86,7 @@ class Classifier:
         self.spec = spec
         self.rule = CropRule(spec.frames, spec.margin, spec.size, tuple(p for p in Plane if p.value in spec.inputs))
         self._tensors = {plane: spec.inputs[plane.value] for plane in self.rule.planes}
-        self.runtime = load_runtime(graph, dims={}, name=spec.graph, **how)
+        self.runtime = load_runtime(graph, network="classifier", name=spec.graph, **how)
         _obey(self.runtime, spec.graph, dict.fromkeys(self._tensors.values(), np.uint8), {spec.output: np.float32})
 
     def run(self, crops: Mapping[Plane, NDArray[np.uint8]]) -> NDArray[np.float32]:

@@ -114,13 +114,18 @@ class Predictor:
         self.segmenter = Segmenter(
             pack.graph_bytes("segmenter"), spec.segmenter, device=device, precision=chosen, threads=self.threads
         )
-        runtime = self.classifier.runtime
-        self.device = DeviceRecord(
-            runtime=runtime.name,
-            precision=runtime.precision,
+        self._machine, self._remarks = machine, remarks
+
+    @property
+    def device(self) -> DeviceRecord:
+        """What runs the networks: the runtimes loaded so far, the segmenter's first, and every fallback."""
+        runtimes = (*self.segmenter.runtimes, self.classifier.runtime)
+        return DeviceRecord(
+            runtime=" + ".join(dict.fromkeys(runtime.name for runtime in runtimes)),
+            precision=self.classifier.runtime.precision,
             policy=self.policy,
-            name=machine.processor,
-            fallbacks=tuple(dict.fromkeys((*remarks, *runtime.fallbacks))),
+            name=self._machine.processor,
+            fallbacks=tuple(dict.fromkeys((*self._remarks, *(f for r in runtimes for f in r.fallbacks)))),
         )
 
     def __enter__(self) -> Predictor:

@@ -47,6 +47,13 @@ def test_the_rule(here: Capabilities, device: str, precision: str, runtime: str,
     assert choice.reason
 
 
+def test_the_classifier_in_fp32_runs_on_the_cpu_provider() -> None:
+    assert choose(AMX, "cpu", "fp32", "classifier").runtime == CPU
+    assert choose(AMX, "cpu", "fp32", "classifier").fallbacks == ()
+    assert choose(AMX, "cpu", "bf16", "classifier").runtime == OPENVINO
+    assert choose(GPU, "auto", "auto", "classifier").runtime == CUDA
+
+
 def test_a_missing_plug_in_is_a_fallback_only_where_it_would_gain() -> None:
     (remark,) = choose(machine("avx512f", openvino=False)).fallbacks
     assert "the plug-in is not installed" in remark
@@ -158,7 +165,9 @@ def test_a_failure_inside_the_graph_is_an_engine_error() -> None:
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)])
     model.ir_version = 9
-    runtime = load_runtime(model.SerializeToString(), device="cpu", threads=1, name="gather.onnx")
+    # The CPU provider refuses an index outside the table; the OpenVINO plug-in answers something.
+    graph = model.SerializeToString()
+    runtime = load_runtime(graph, device="cpu", network="classifier", threads=1, name="gather.onnx")
     out = np.zeros(1, np.float32)
     runtime.run({"x": np.array([1])}, {"y": out})
     assert out[0] == 2.0
