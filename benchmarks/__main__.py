@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import busbra, formats, phantoms
+from benchmarks import busbra, formats, operating_point, phantoms
 from scanside.errors import ScansideError
 
 RESULTS = Path(__file__).parent / "results"
@@ -22,6 +22,7 @@ def main() -> int:
     tables = parser.add_subparsers(dest="table", required=True)
     for name, text in (
         ("phantoms", "lesions found, missed and classified on full-size phantoms never used in training"),
+        ("operating-point", "lesions found and false positives at every threshold, on phantoms kept for that"),
         ("formats", "the same exam in every format and transfer syntax gives the same lesions"),
     ):
         table = tables.add_parser(name, help=text)
@@ -29,6 +30,8 @@ def main() -> int:
         table.add_argument("--pack", type=Path, default=None, help="pack folder; the shipped one by default")
         if name == "phantoms":
             table.add_argument("--seeds", type=seeds, default=range(5000, 5020), help="FIRST:END")
+        elif name == "operating-point":
+            table.add_argument("--seeds", type=seeds, default=range(2020, 2040), help="FIRST:END")
         else:
             table.add_argument("--seed", type=int, default=5100)
     table = tables.add_parser("busbra", help="classification of BUS-BRA's lesions over its five folds")
@@ -38,9 +41,14 @@ def main() -> int:
     table.add_argument("--work", type=Path, required=True, help="folder for weights and checkpoints")
     table.add_argument("--folds", type=seeds, default=range(1, 6), help="FIRST:END")
     arguments = vars(parser.parse_args())
-    make = {"phantoms": phantoms.make_table, "formats": formats.make_table, "busbra": busbra.make_table}[
-        arguments.pop("table")
-    ]
+    makers = {
+        "phantoms": phantoms.make_table,
+        "operating-point": operating_point.make_table,
+        "formats": formats.make_table,
+        "busbra": busbra.make_table,
+    }
+    make = makers[arguments.pop("table")]
+    arguments["out"].mkdir(parents=True, exist_ok=True)
     try:
         make(**arguments)
     except ScansideError as error:
