@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import formats, phantoms
+from benchmarks import coverage, evaluation, formats, paper, phantoms
 from scanside.errors import ScansideError
 
 RESULTS = Path(__file__).parent / "results"
@@ -31,8 +32,18 @@ def main() -> int:
             table.add_argument("--seeds", type=seeds, default=range(5000, 5020), help="FIRST:END")
         else:
             table.add_argument("--seed", type=int, default=5100)
+    for name, text, repetitions in (
+        ("coverage", "how often the 95 %% intervals of the evaluation hold the truth", 4000),
+        ("evaluation", "how long `scanside evaluate` takes for 1,000 cases", 5),
+        ("paper", "the paper's printed figures computed again, and docs/paper-errata.md", None),
+    ):
+        table = tables.add_parser(name, help=text)
+        table.add_argument("--out", type=Path, default=RESULTS, help="folder for the table")
+        if repetitions is not None:
+            table.add_argument("--repetitions", type=int, default=repetitions)
     arguments = vars(parser.parse_args())
-    make = {"phantoms": phantoms.make_table, "formats": formats.make_table}[arguments.pop("table")]
+    modules = {"phantoms": phantoms, "formats": formats, "coverage": coverage, "evaluation": evaluation, "paper": paper}
+    make: Callable[..., None] = modules[arguments.pop("table")].make_table
     try:
         make(**arguments)
     except ScansideError as error:

@@ -94,7 +94,8 @@ def figure6(evaluation: Evaluation) -> Drawing:
         square(axis, "1 − specificity", "sensitivity")
         if read:
             _draw_readers(axis, read)
-            _draw_readers(_corner(axis, evaluation, accuracy), read)
+            if not any(point["false_positive_rate"] > 0.34 and point["sensitivity"] < 0.72 for point in read):
+                _draw_readers(_corner(axis, evaluation, accuracy), read)  # it would hide such a point
         points += read
         axis.set_title(f"({next(letters)}) {accuracy.cohort}")
         axis.legend(loc="lower right", handlelength=1.4, borderaxespad=0.2)
@@ -106,7 +107,7 @@ def figure6(evaluation: Evaluation) -> Drawing:
         _reader_legend(figure, points)
         caption += (
             " Points: single readers, open without and filled with the model's assistance, joined by a line; "
-            f"{points[0]['planes']} planes. The inset is the upper left corner."
+            f"{points[0]['planes']} planes. The inset enlarges the upper left corner."
         )
     data = {"figure6-confusion": tuple(counts), "figure6-roc": tuple(curves)}
     return Drawing("figure6", caption, figure, data | ({"figure6-readers": tuple(points)} if points else {}))
@@ -308,7 +309,7 @@ def _corner(axis: Axes, evaluation: Evaluation, accuracy: Accuracy) -> Axes:
     """An inset with the upper left corner of the ROC curve, where good readers stand together."""
     inset = axis.inset_axes((0.44, 0.22, 0.53, 0.47))
     _roc(inset, evaluation, accuracy, "-", PALETTE[0], 1.6)
-    inset.set(xlim=(-0.01, 0.25), ylim=(0.75, 1.01))
+    inset.set(xlim=(-0.01, 0.25), ylim=(0.75, 1.02))
     inset.set_xticks([0, 0.1, 0.2])
     inset.set_yticks([0.8, 0.9, 1])
     inset.tick_params(labelsize=6.5, length=2, pad=1.5)
