@@ -33,5 +33,5 @@ def require_eval_extra() -> None:
             "evaluation needs libraries that are not installed",
             expected="scipy and matplotlib",
             found=f"no {' and no '.join(missing)}",
-            remedy='pip install "scanside[eval]"',
+            remedy='install them with pip install "scanside[eval]"',
         )

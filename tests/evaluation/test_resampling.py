@@ -24,14 +24,14 @@ def drawn(rounds: int = 300, seed: int = 0) -> np.ndarray:
 def test_a_patient_s_lesions_are_drawn_together() -> None:
     weights = drawn()
     for name in "adf":
-        ours = weights[:, PATIENT == name]
+        ours = weights[:, name == PATIENT]
         assert (ours == ours[:, :1]).all()
     assert (weights[:, 0] != weights[:, 2]).any()
 
 
 def test_each_stratum_keeps_its_number_of_patients() -> None:
     weights = drawn()
-    first = [int(np.argmax(PATIENT == name)) for name in "abcdefg"]
+    first = [int(np.argmax(name == PATIENT)) for name in "abcdefg"]
     by_patient = weights[:, first]
     assert (by_patient[:, [0, 1, 6]].sum(axis=1) == 3).all()  # malignant only
     assert (by_patient[:, [2, 3, 4]].sum(axis=1) == 3).all()  # benign only
