@@ -22,7 +22,7 @@ from scanside.evaluation.diagnosis import Interval, clopper_pearson, clustered_w
 from scanside.evaluation.resampling import Bootstrap, percentile_interval, weighted_accuracy, weighted_auc
 from scanside.evaluation.roc import delong, paired_delong
 
-ROUNDS = 1000
+ROUNDS = 400
 """Of each bootstrap here: fewer than in an evaluation, so that thousands of cohorts take minutes."""
 
 NEAR, CONSERVATIVE, NOTHING = "93-97", ">=95", "-"
@@ -79,6 +79,11 @@ def scenes() -> Iterator[Scene]:
     yield from _agreement()
 
 
+def _share(cases: int) -> float:
+    """A quarter of the repetitions for a bootstrap of a large cohort."""
+    return 1.0 if cases < 150 else 0.25
+
+
 def _proportions() -> Iterator[Scene]:
     for n, p in ((54, 0.7), (54, 0.9), (62, 0.8), (116, 0.94), (200, 0.5), (500, 0.9)):
         yield Scene("sensitivity", "Wilson", str(n), p, NEAR, _of(wilson, n, p), 4)
@@ -86,7 +91,7 @@ def _proportions() -> Iterator[Scene]:
         yield Scene("sensitivity", "Wald (not used here)", str(n), p, NOTHING, _of(_wald, n, p), 4)
     for n in (54, 200):
         promise = NEAR if n * 0.1 >= 10 else NOTHING
-        yield Scene("F1", "percentile bootstrap", f"{n}+{n}", 0.9, promise, _f1(n, 0.9, 0.9), 0.5)
+        yield Scene("F1", "percentile bootstrap", f"{n}+{n}", 0.9, promise, _f1(n, 0.9, 0.9), _share(2 * n))
 
 
 def _of(method: Callable[..., Any], n: int, p: float) -> Draw:
@@ -127,7 +132,9 @@ def _areas() -> Iterator[Scene]:
             # The rule of thumb for normal limits of a proportion: ten expected in the smaller part.
             promise = NEAR if m * (1 - area) >= 10 else NOTHING
             yield Scene("AUC", "DeLong Wald", f"{m}+{n}", area, promise, _area(m, n, area, "wald"))
-            yield Scene("AUC", "percentile bootstrap", f"{m}+{n}", area, promise, _bootstrapped(m, n, area), 0.5)
+            yield Scene(
+                "AUC", "percentile bootstrap", f"{m}+{n}", area, promise, _bootstrapped(m, n, area), _share(m + n)
+            )
     for m, n in ((54, 62), (250, 250)):
         for first, second in ((0.9, 0.9), (0.95, 0.85)):
             draw = _difference(m, n, first, second)
@@ -171,7 +178,8 @@ def _clusters() -> Iterator[Scene]:
         yield Scene(
             "AUC", "DeLong clustered by patient on the logit scale", n, 0.85, NEAR, _clustered(patients, "clustered")
         )
-        yield Scene("AUC", "percentile bootstrap of patients", n, 0.85, NEAR, _clustered(patients, "bootstrap"), 0.5)
+        drawn = _clustered(patients, "bootstrap")
+        yield Scene("AUC", "percentile bootstrap of patients", n, 0.85, NEAR, drawn, _share(6 * patients))
         yield Scene("AUC", "DeLong with patients ignored", n, 0.85, NOTHING, _clustered(patients, "ignored"))
         p = float(ndtr(1.2816))
         yield Scene("sensitivity", "Wilson by effective sample size", n[2:], p, NEAR, _pooled(patients, "clustered"))
@@ -216,7 +224,9 @@ def _agreement() -> Iterator[Scene]:
             draw = _two_raters(n, agree)
             yield Scene("Cohen's kappa", "Fleiss-Cohen-Everitt", str(n), kappa, NEAR, draw)
         kappa = (0.9**2 + 0.1**2 - 0.5) / 0.5
-        yield Scene("Fleiss' kappa of 6 raters", "percentile bootstrap", str(n), kappa, NEAR, _six_raters(n, 0.9), 0.5)
+        yield Scene(
+            "Fleiss' kappa of 6 raters", "percentile bootstrap", str(n), kappa, NEAR, _six_raters(n, 0.9), _share(n)
+        )
 
 
 def _two_raters(n: int, agree: float) -> Draw:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from string import ascii_lowercase
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from scanside.evaluation.drawing import (
     square,
     style,
 )
+from scanside.evaluation.predictions import ONE_COHORT
 from scanside.evaluation.readings import LEVELS, PLANE_WORDS
 from scanside.evaluation.result import Evaluation
 from scanside.evaluation.roc import roc_curve
@@ -85,7 +87,7 @@ def figure6(evaluation: Evaluation) -> Drawing:
     counts: list[dict[str, Any]] = []
     letters = iter(ascii_lowercase + ascii_lowercase.upper())
     for axis, accuracy in zip(grid[0], seen, strict=True):
-        _confusion(axis, accuracy, f"({next(letters)}) {accuracy.cohort}")
+        _confusion(axis, accuracy, _title(next(letters), accuracy.cohort))
         c = accuracy.confusion
         counts.append({"cohort": accuracy.cohort, "tp": c.tp, "fn": c.fn, "tn": c.tn, "fp": c.fp})
     for axis, accuracy in zip(grid[1], seen, strict=True):
@@ -97,7 +99,7 @@ def figure6(evaluation: Evaluation) -> Drawing:
             if not any(point["false_positive_rate"] > 0.34 and point["sensitivity"] < 0.72 for point in read):
                 _draw_readers(_corner(axis, evaluation, accuracy), read)  # it would hide such a point
         points += read
-        axis.set_title(f"({next(letters)}) {accuracy.cohort}")
+        axis.set_title(_title(next(letters), accuracy.cohort))
         axis.legend(loc="lower right", handlelength=1.4, borderaxespad=0.2)
     caption = (
         f"Figure 6. Confusion matrices of {evaluation.index} (top) and its ROC curve (bottom) in each cohort; AUC with "
@@ -210,7 +212,13 @@ def _grid(n: int, panel_inches: tuple[float, float]) -> tuple[Any, list[Axes]]:
 
 
 def _panel(letter: str, cohort: str, n: int) -> str:
-    return f"({letter}) {cohort}" if n > 1 else ""
+    return _title(letter, cohort) if n > 1 else ""
+
+
+def _title(letter: str, cohort: str) -> str:
+    """A panel's letter and cohort, in lines that fit its width."""
+    name = "" if cohort == ONE_COHORT else f" {cohort}"
+    return fill(f"({letter}){name}", 34)
 
 
 def _prevalence(evaluation: Evaluation, cohort: str) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from scanside.evaluation.accuracy import Accuracy
 from scanside.evaluation.drawing import Drawing
 from scanside.evaluation.predictions import THRESHOLD
-from scanside.evaluation.readings import LEVELS, PLANE_WORDS, Reading
+from scanside.evaluation.readings import PLANE_WORDS, Reading
 from scanside.evaluation.result import Evaluation
 from scanside.evaluation.table import Table, number, p_text, percent, span
+from scanside.evaluation.tables_readers import TIME
 
 NOTICE = "Research use only. Not a medical device."
 
@@ -68,37 +70,38 @@ def _reader_sentences(evaluation: Evaluation, cohort: str, tables: Sequence[Tabl
     table = next((t for t in tables if t.name == "table5"), None)
     if table is None:
         return []
-    planes = max((r.planes for r in evaluation.readings if r.cohort == cohort), default=0)
-    records = [r for r in table.records if (r["cohort"], r["planes"]) == (cohort, planes)]
+    here = [r for r in table.records if r["cohort"] == cohort]
+    planes = max((r["planes"] for r in here), default=0)
+    owners: dict[str, list[Mapping[str, Any]]] = {}
+    for record in here:
+        if record["planes"] == planes:
+            owners.setdefault(record["reader"], []).append(record)
+    pooled = {records[0]["level"] for name, records in owners.items() if name == f"all {records[0]['level']}"}
     sentences = []
-    for level in LEVELS:
-        here = {r["index"]: r for r in records if r["reader"] == f"all {level}"}
-        if not here:
-            of_level = [r for r in records if r["level"] == level]
-            here = {r["index"]: r for r in of_level}
-        if not here:
-            continue
+    for name, records in owners.items():
+        level = records[0]["level"]
+        if level in pooled and name != f"all {level}":
+            continue  # the level speaks for its readers
+        who = f"{level} readers'" if level in pooled else f"{name}'s"
         changes = [
-            f"{metric} went from {percent(r['without'])}% to {percent(r['with'])}% (P {_p(r['p2'])}, adjusted P "
-            f"{_p(r['p2_holm'])})"
-            for metric, r in here.items()
-            if metric in ("sensitivity", "specificity")
+            f"{metric} went from {percent(r['without'])}% to {percent(r['with'])}% {_p(r)}"
+            for r in records
+            if (metric := r["index"]) in ("sensitivity", "specificity")
         ]
-        time = here.get("reading time (s)")
-        if time is not None:
-            changes.append(
-                f"reading time from {number(time['without'], 1)} s to {number(time['with'], 1)} s (P {_p(time['p2'])}, "
-                f"adjusted P {_p(time['p2_holm'])})"
-            )
-        sentences.append(
-            f"With assistance, {level} readers' " + ", and ".join([", ".join(changes[:-1]), changes[-1]]) + "."
-        )
+        for time in (r for r in records if r["index"] == TIME):
+            seconds = f"{number(time['without'], 1)} s to {number(time['with'], 1)} s"
+            changes.append(f"reading time from {seconds} {_p(time)}")
+        text = ", ".join(changes[:-1]) + f" and {changes[-1]}"
+        sentences.append(f"With the model's assistance, {who} {text}.")
     return sentences
 
 
-def _p(p: float) -> str:
-    text = p_text(p)
-    return text if text.startswith("<") else f"= {text}"
+def _p(record: Mapping[str, Any]) -> str:
+    """Both P values of an effect of assistance, in parentheses."""
+    plain, adjusted = (
+        f"< {text[1:]}" if (text := p_text(record[key])).startswith("<") else f"= {text}" for key in ("p2", "p2_holm")
+    )
+    return f"(P {plain}; adjusted P {adjusted})"
 
 
 def methods(evaluation: Evaluation) -> str:
