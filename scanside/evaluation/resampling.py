@@ -54,9 +54,15 @@ class Bootstrap:
             rounds = min(chunk, self.rounds - start)
             drawn = np.zeros((rounds, len(stratum)), dtype=np.float32)
             for who in members:
-                drawn[:, who] = rng.multinomial(len(who), np.full(len(who), 1 / len(who)), size=rounds)
+                drawn[:, who] = _times_drawn(rng, rounds, len(who))
             parts.append(statistic(drawn[:, code]))
         return np.concatenate(parts)
+
+
+def _times_drawn(rng: np.random.Generator, rounds: int, n: int) -> NDArray[np.int64]:
+    """How often each of `n` is drawn when `n` are drawn with replacement, [rounds, n]."""
+    drawn = rng.integers(0, n, (rounds, n)) + n * np.arange(rounds)[:, None]
+    return np.bincount(drawn.ravel(), minlength=rounds * n).reshape(rounds, n)
 
 
 def percentile_interval(values: NDArray[np.float64], confidence: float = CONFIDENCE, method: str = METHOD) -> Interval:
@@ -76,9 +82,10 @@ def weighted_auc(malignant: ArrayLike, probability: ArrayLike) -> Statistic:
     sorted_truth = truth[order]
 
     def areas(weights: NDArray[np.float32]) -> NDArray[np.float64]:
-        ordered = weights[:, order]
-        positive = np.add.reduceat(ordered * sorted_truth, first_of_tie, axis=1, dtype=np.float64)
-        negative = np.add.reduceat(ordered * ~sorted_truth, first_of_tie, axis=1, dtype=np.float64)
+        ordered = weights[:, order].astype(np.float64)
+        positive, negative = ordered * sorted_truth, ordered * ~sorted_truth
+        if len(first_of_tie) < len(order):
+            positive, negative = (np.add.reduceat(w, first_of_tie, axis=1) for w in (positive, negative))
         below = np.cumsum(negative, axis=1) - negative / 2
         with np.errstate(invalid="ignore"):
             return (positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))

@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks.__main__ import RESULTS
 from benchmarks.coverage import CONSERVATIVE, NEAR, NOTHING, Scene, covered, scenes
-from scanside.evaluation.diagnosis import Interval
 
 with (RESULTS / "coverage.csv").open() as file:
     COMMITTED = list(csv.DictReader(file))
@@ -53,7 +52,7 @@ def test_a_small_simulation_agrees(method: str) -> None:
 
 
 def test_coverage_is_counted() -> None:
-    half = Scene("x", "y", "1", 0.5, NEAR, lambda rng: Interval(0, float(rng.integers(0, 2)), ""))
+    half = Scene("x", "y", "1", 0.5, NEAR, lambda rng, times: (np.zeros(times), rng.integers(0, 2, times)))
     row = covered(half, 400)
     assert row["coverage"] == pytest.approx(0.5, abs=0.1)
     assert row["kept"] == 0
