@@ -178,6 +178,9 @@ def notes(evaluation: Evaluation) -> list[str]:
             "Some patients have several lesions. Cohen's kappa, the sizes' and the calibration's intervals take "
             "lesions as independent."
         )
+    for cohort in dict.fromkeys(r.cohort for r in evaluation.readings):
+        if evaluation.accuracy(cohort) is None:
+            found.append(f"{cohort}: its readers are not in Table 5, because {evaluation.index} did not see it.")
     return [*found, *_unmatched(evaluation.readings)]
 
 

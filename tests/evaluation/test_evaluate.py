@@ -19,10 +19,13 @@ from scanside.cli import app
 from scanside.evaluation import errors, evaluate_cohorts, evaluate_to_folder
 from scanside.evaluation.curves import decision_curve
 from scanside.evaluation.drawing import image
+from scanside.evaluation.evaluate import tables
 from scanside.evaluation.figures import drawings, figure3
 from scanside.evaluation.predictions import Classifier, read_predictions
+from scanside.evaluation.readings import read_readings
 from scanside.evaluation.result import Evaluation
 from scanside.evaluation.roc import roc_curve
+from scanside.evaluation.summary import summary
 
 FEW = ("--rounds", "100")
 
@@ -151,6 +154,19 @@ def test_the_index_classifier_can_be_chosen(invented: Path, tmp_path: Path, monk
     result = run(table, "--out", tmp_path / "c", "--model", "VGG16")
     assert result.exit_code == 2
     assert "no predictions of this classifier; expected ResNet50 (fusion2)" in one_message(result)
+
+
+def test_the_summary_speaks_for_single_readers_and_says_what_it_leaves_out(invented: Path) -> None:
+    cases = read_predictions(invented / "predictions.csv")
+    every = read_readings(invented / "readers.csv", cases)
+    fewer = [r for r in every if r.planes == 3 and not (r.reader == "R2" and r.assisted)]
+    partly = evaluate_cohorts(cases, fewer, index=Classifier("VGG19", "fusion2"), rounds=100)
+    text = summary(partly, tables(partly), [])
+    assert "With the model's assistance, R1's sensitivity went from" in text
+    assert "With the model's assistance, senior readers' sensitivity went from" in text
+    assert "junior readers'" not in text
+    assert "Three-plane readings without assistance that have no counterpart with it are not in Table 5: R2." in text
+    assert "external: its readers are not in Table 5, because VGG19 (fusion2) did not see it." in text
 
 
 def test_figures_of_a_model_that_saw_one_cohort(invented: Path) -> None:
