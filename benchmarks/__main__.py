@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import busbra, formats, operating_point, phantoms
+from benchmarks import busbra, coverage, evaluation, formats, operating_point, paper, phantoms
 from scanside.errors import ScansideError
 
 RESULTS = Path(__file__).parent / "results"
@@ -40,12 +41,24 @@ def main() -> int:
     table.add_argument("--imagenet", type=Path, required=True, help="folder of ResNet50 weights in the Keras layout")
     table.add_argument("--work", type=Path, required=True, help="folder for weights and checkpoints")
     table.add_argument("--folds", type=seeds, default=range(1, 6), help="FIRST:END")
+    for name, text, repetitions in (
+        ("coverage", "how often the 95 %% intervals of the evaluation hold the truth", 4000),
+        ("evaluation", "how long `scanside evaluate` takes for 1,000 cases", 5),
+        ("paper", "the paper's printed figures computed again, and docs/paper-errata.md", None),
+    ):
+        table = tables.add_parser(name, help=text)
+        table.add_argument("--out", type=Path, default=RESULTS, help="folder for the table")
+        if repetitions is not None:
+            table.add_argument("--repetitions", type=int, default=repetitions)
     arguments = vars(parser.parse_args())
-    makers = {
+    makers: dict[str, Callable[..., None]] = {
         "phantoms": phantoms.make_table,
         "operating-point": operating_point.make_table,
         "formats": formats.make_table,
         "busbra": busbra.make_table,
+        "coverage": coverage.make_table,
+        "evaluation": evaluation.make_table,
+        "paper": paper.make_table,
     }
     make = makers[arguments.pop("table")]
     arguments["out"].mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sklearn.metrics import roc_auc_score
-
 import scanside
 from benchmarks.record import conditions, write_csv, write_json
 from scanside.errors import UsageError
 from scanside.evaluation.matching import match_truth
+from scanside.evaluation.roc import auc
 from scanside.exam import Volume
 from scanside.exam.phantom import make_phantom
 
@@ -93,7 +92,7 @@ def summarise(lesions: Sequence[dict[str, Any]], volumes: Sequence[dict[str, Any
         "false_positives_per_volume": round(sum(row["false_positives"] for row in volumes) / len(volumes), 3),
         "median_centroid_error_mm": _rounded(statistics.median(row["centroid_error_mm"] for row in found)),
         "malignant_found": sum(labels),
-        "auc": _rounded(roc_auc_score(labels, probabilities), 4) if len(set(labels)) == 2 else None,
+        "auc": _rounded(auc(labels, probabilities), 4) if len(set(labels)) == 2 else None,
         "accuracy": round(right / len(found), 4),
     }
 

@@ -19,7 +19,6 @@ NOT_BUILT = {
     "build": "build TensorRT plans",
     "bench": "measure time and memory",
     "parity": "certify a precision against the PyTorch reference",
-    "evaluate": "compute the paper's statistics for a cohort",
     "live": "analyse a sweep while it arrives",
 }
 
@@ -38,6 +37,7 @@ Examples:
   scanside inspect exam.dcm                    will it be read, and why (not)?
   scanside analyze exam.dcm --out result       findings, pictures and masks in result/
   scanside doctor                              what of this machine will be used
+  scanside evaluate predictions.csv --out eval the paper's statistics for a cohort
 
 \b
 Exit codes: 0 done, 1 a bug, 2 usage, 3 bad input, 4 pack, environment or output,
@@ -332,6 +332,59 @@ def doctor(json: JsonOption = False, pack: PackOption = None) -> None:
     examination = examine(pack)
     tables.print_doctor(examination, json=json)
     raise typer.Exit(0 if examination.healthy else 4)
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  scanside evaluate predictions.csv --out evaluation
+  scanside evaluate predictions.csv --out evaluation --readers readers.csv
+  scanside evaluate predictions.csv --out evaluation --model ResNet50 --planes fusion2
+\b
+PREDICTIONS.csv   case, label, probability
+                  optional: patient, cohort, size_mm, age, histology, model, planes
+READERS.csv       case, reader, level, planes, assisted, birads
+                  optional: reading_time_s
+DETECTIONS.csv    volume, lesion, score; optional: size_mm
+docs/evaluation.md explains every column.
+"""
+)
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS.csv", help="What the model said of each case.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the tables and figures.")],
+    readers: Annotated[
+        Path | None, typer.Option("--readers", metavar="READERS.csv", help="What radiologists said.")
+    ] = None,
+    detections: Annotated[
+        Path | None, typer.Option("--detections", metavar="DETECTIONS.csv", help="Lesions found in whole volumes.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model to compare the others and the readers with; the first if absent.")
+    ] = None,
+    planes: Annotated[str | None, typer.Option(help="And its planes; the first if absent.")] = None,
+    rounds: Annotated[int, typer.Option(min=100, max=100_000, help="Bootstrap rounds.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap. Same seed, same bytes.")] = 2025,
+) -> None:
+    """Judge predictions as the paper judges.
+
+    Writes the paper's Tables 1 to 6, Figures 3 and 6, and a summary.md to paste from, for any cohort. Needs
+    pip install "scanside[eval]".
+    """
+    from scanside.console import tables
+    from scanside.evaluation.evaluate import evaluate_to_folder
+
+    evaluation = evaluate_to_folder(
+        predictions,
+        out,
+        readers=readers,
+        detections=detections,
+        model=model,
+        planes=planes,
+        rounds=rounds,
+        seed=seed,
+    )
+    tables.print_evaluation(evaluation, out)
+    typer.echo(NOTICE)
 
 
 def _add_not_built(verb: str, purpose: str) -> None:

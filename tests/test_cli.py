@@ -64,12 +64,12 @@ def test_version(run: Run) -> None:
 
 def test_help_names_every_verb_and_the_notice(run: Run) -> None:
     text = run("--help").stdout
-    for verb in ("demo", "analyze", "inspect", "phantom", "doctor", "pack", *NOT_BUILT):
+    for verb in ("demo", "analyze", "inspect", "phantom", "doctor", "pack", "evaluate", *NOT_BUILT):
         assert verb in text
     assert NOTICE in " ".join(text.split())
 
 
-@pytest.mark.parametrize("verb", ["demo", "analyze", "inspect", "phantom"])
+@pytest.mark.parametrize("verb", ["demo", "analyze", "inspect", "phantom", "evaluate"])
 def test_the_help_of_a_verb_has_examples(run: Run, verb: str) -> None:
     result = run(verb, "--help")
     assert result.exit_code == 0

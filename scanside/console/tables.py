@@ -7,11 +7,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
     from rich.table import Table
 
     from scanside.demo import Demonstration
     from scanside.doctor import Examination
+    from scanside.evaluation.result import Evaluation
     from scanside.exam.inspect import InspectRow
     from scanside.pack import GoldenResult, Pack
     from scanside.report.model import Report
@@ -194,6 +197,25 @@ def print_demo(shown: Demonstration) -> None:
     console.print(text, markup=False)
     for label, folder in (("exam", shown.exam_folder), ("report", shown.report_folder)):
         console.print(f"{label:<7} {folder}", markup=False, soft_wrap=True)
+
+
+def print_evaluation(evaluation: Evaluation, out: Path) -> None:
+    """What `scanside evaluate` shows: the main figures of every classifier, and where the rest is."""
+    console = _console()
+    columns = ("cohort", "classifier", "n", "AUC (95% CI)", "sensitivity", "specificity", "accuracy")
+    table = _table(None, columns, right=columns[2:])
+    for found in evaluation.accuracies:
+        area = found.interval["auc"]
+        shares = [found.confusion.proportions[name].estimate for name in columns[4:]]
+        table.add_row(
+            _plain(found.cohort),
+            _plain(str(found.classifier)),
+            str(found.confusion.n),
+            f"{found.auc.auc:.3f} ({area.low:.3f}-{area.high:.3f})",
+            *(f"{share:.3f}" for share in shares),
+        )
+    console.print(table)
+    console.print(f"summary {out / 'summary.md'}", markup=False, soft_wrap=True)
 
 
 def _plain(text: str) -> str:

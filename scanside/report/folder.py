@@ -20,11 +20,16 @@ from pathlib import Path
 
 from scanside.errors import OutputError
 
-MARKERS = {"report.json": "scanside-report/", "study.json": "scanside-study/"}
+MARKERS = {
+    "report.json": "scanside-report/",
+    "study.json": "scanside-study/",
+    "evaluation.json": "scanside-evaluation/",
+}
 """The file that makes a folder a result of ours, and how its `schema` begins."""
 
 _OURS = re.compile(
-    r"(report|study|trace)\.json|masks\.nrrd|study\.csv|pictures(/(overview|lesion-\d+)\.png)?"
+    r"(report|study|trace|evaluation)\.json|masks\.nrrd|study\.csv|pictures(/(overview|lesion-\d+)\.png)?"
+    r"|summary\.md|tables(/[a-z0-9-]+\.(csv|md))?|figures(/[a-z0-9-]+\.(csv|png|svg))?"
     r"|(.*/)?(\.DS_Store|Thumbs\.db)"
 )
 _STUDY_FOLDER = re.compile(r"\d{2,}-[^/]+")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanside.errors import EngineError, UsageError
+from scanside.evaluation.segmentation import dice
 from scanside.training.busbra import LONGER_SIDE, TEST_FOLD, padded, read_busbra, resized
 from scanside.training.checkpoint import load_weights, versions, write_json
 from scanside.training.errors import TrainingDataError
@@ -74,7 +75,7 @@ def evaluate_busbra(
     rows = []
     for image in images:
         found = native_probability(probability, image.pixels(), longer_side) >= threshold
-        rows.append((image.id, image.case, int(image.malignant), _dice(found, image.mask() > 0)))
+        rows.append((image.id, image.case, int(image.malignant), dice(found, image.mask() > 0)))
     out.mkdir(parents=True, exist_ok=True)
     table = out / f"busbra-fold{fold}-dice.csv"
     with table.open("w", newline="", encoding="utf-8") as stream:
@@ -149,8 +150,3 @@ def graph_probability(graph: Path) -> Probability:
         return np.asarray(levels[0, 0], np.float32) / np.float32(255)
 
     return answer
-
-
-def _dice(found: NDArray, truth: NDArray) -> float:
-    total = int(found.sum()) + int(truth.sum())
-    return 2.0 * int((found & truth).sum()) / total if total else 1.0

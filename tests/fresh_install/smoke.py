@@ -36,6 +36,11 @@ def main(folder: Path) -> None:
     print(scanside("--version").strip())
     assert json.loads(scanside("doctor", "--json"))["healthy"]
 
+    evaluate = [SCANSIDE, "evaluate", "predictions.csv", "--out", "evaluation"]
+    done = subprocess.run(evaluate, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 4, done.stderr
+    assert 'pip install "scanside[eval]"' in done.stderr
+
     reports = {}
     for name, options in EXAMS.items():
         scanside("phantom", folder / name, "--seed", "11", "--lesions", "2", "--shape", "80x120x160", "-q", *options)
