@@ -11,7 +11,8 @@ import torch
 
 from scanside.export import PackParameters, create_pack
 from scanside.models import FusionClassifier, Segmenter
-from scanside.models.fusion import _BLOCKS, PLANES
+from scanside.models.backbones import BACKBONES, resnet
+from scanside.models.fusion import PLANES
 from scanside.pack import Licence, Pack, load_pack
 
 SIZE = 32
@@ -32,7 +33,7 @@ class Exported:
 def shallow() -> Iterator[str]:
     """A backbone of one block a stage, so that building, exporting and running cost little."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(_BLOCKS, "shallow", [1, 1, 1, 1])
+        patch.setitem(BACKBONES, "shallow", resnet([1, 1, 1, 1]))
         yield "shallow"
 
 
