@@ -40,7 +40,10 @@ def test_names_types_and_shapes_are_the_contract_s(models: dict[str, onnx.ModelP
     assert shapes(models["segmenter"].graph.output) == {"probability": (uint8, section)}
     crop = (uint8, ["batch", 1, 32, 32])
     assert shapes(models["classifier"].graph.input) == {"transverse": crop, "sagittal": crop, "coronal": crop}
-    assert shapes(models["classifier"].graph.output) == {"probability": (float32, ["batch"])}
+    assert shapes(models["classifier"].graph.output) == {
+        "probability": (float32, ["batch"]),
+        "heatmaps": (float32, ["batch", 3, 1, 1]),
+    }
 
 
 def test_graphs_are_standard_ops_without_batch_norm_or_shape_arithmetic(models: dict[str, onnx.ModelProto]) -> None:

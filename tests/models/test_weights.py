@@ -85,9 +85,7 @@ def test_a_cut_file(model: nn.Sequential, tmp_path: Path, name: str, left: int) 
     path = tmp_path / name
     (save_file if path.suffix == ".safetensors" else torch.save)(model.state_dict(), path)
     path.write_bytes(path.read_bytes()[:left])
-    with pytest.raises(
-        CheckpointError, match=rf"{name}: (the weights cannot be read|the file holds more than weights)"
-    ):
+    with pytest.raises(CheckpointError, match=rf"{name}: the (weights cannot be read|file holds more than)"):
         read_tensors(path)
 
 
