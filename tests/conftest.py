@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,35 @@ def tiny_pack() -> Path:
 def tiny_pack_copy(tmp_path: Path) -> Path:
     """A private copy of the tiny pack, to be damaged at will."""
     return Path(shutil.copytree(TINY_PACK, tmp_path / "pack"))
+
+
+@pytest.fixture(scope="session")
+def heatmap_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pack whose classifier also draws heatmaps: how far each quarter of a crop is above its threshold."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    from scanside.pack import file_records, load_pack, write_pack
+    from scanside.pack.manifest import PLANES
+
+    pack = load_pack(TINY_PACK)
+    spec = pack.manifest.classifier
+    graph = onnx.load_from_string(pack.graph_bytes("classifier"))
+    half = spec.size // 2
+    quarters = [f"{plane}_quarters" for plane in PLANES]
+    graph.graph.node.extend(
+        helper.make_node("AveragePool", [f"{p}_positive"], [q], kernel_shape=[half, half], strides=[half, half])
+        for p, q in zip(PLANES, quarters, strict=True)
+    )
+    graph.graph.node.append(helper.make_node("Concat", quarters, ["heatmaps"], axis=1))
+    graph.graph.output.append(helper.make_tensor_value_info("heatmaps", TensorProto.FLOAT, ["batch", 3, 2, 2]))
+    onnx.checker.check_model(graph, full_check=True)
+    contents = {name: pack.file_bytes(name) for name in pack.manifest.files}
+    contents[spec.graph] = graph.SerializeToString()
+    manifest = replace(
+        pack.manifest, name="heatmaps", classifier=replace(spec, heatmaps="heatmaps"), files=file_records(contents)
+    )
+    return write_pack(tmp_path_factory.mktemp("heatmaps") / "pack", contents, manifest)
 
 
 @pytest.fixture(scope="session")
