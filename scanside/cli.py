@@ -176,6 +176,7 @@ Examples:
   scanside analyze exam.dcm --out result
   scanside analyze study/ --out result                    every volume of a study
   scanside analyze DATA_100.nrrd --out result --spacing 0.47,0.07,0.2
+  scanside analyze exam.dcm --out result --heatmaps       and where the classifier looked
   scanside analyze exam.dcm --out result --json --quiet | jq '.lesions[].probability'
 """
 )
@@ -189,6 +190,9 @@ def analyze(
     spacing: SpacingOption = None,
     allow_uncertified: Annotated[
         bool, typer.Option("--allow-uncertified", help="Run a precision without a parity certificate.")
+    ] = False,
+    heatmaps: Annotated[
+        bool, typer.Option("--heatmaps", help="One more picture a lesion: where the classifier looked (Grad-CAM).")
     ] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -213,6 +217,7 @@ def analyze(
             precision=precision.value,
             policy=policy.value,
             allow_uncertified=allow_uncertified,
+            explain="gradcam" if heatmaps else "none",
         )
         outcome = analyze_to_folder(
             predictor,

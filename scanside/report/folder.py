@@ -24,7 +24,7 @@ MARKERS = {"report.json": "scanside-report/", "study.json": "scanside-study/"}
 """The file that makes a folder a result of ours, and how its `schema` begins."""
 
 _OURS = re.compile(
-    r"(report|study|trace)\.json|masks\.nrrd|study\.csv|pictures(/(overview|lesion-\d+)\.png)?"
+    r"(report|study|trace)\.json|masks\.nrrd|study\.csv|pictures(/(overview|lesion-\d+(-heatmap)?)\.png)?"
     r"|(.*/)?(\.DS_Store|Thumbs\.db)"
 )
 _STUDY_FOLDER = re.compile(r"\d{2,}-[^/]+")
