@@ -38,7 +38,7 @@ from scanside.pack.manifest import (
     Manifest,
     SegmenterSpec,
 )
-from scanside.pack.write import file_records, write_pack
+from scanside.pack.write import file_records, refuse_foreign, write_pack
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,7 @@ def create_pack(
     OutputError
         `out` cannot be written or holds something that is no pack.
     """
+    refuse_foreign(out)
     parameters = parameters or PackParameters()
     section_batches = [{PIXELS: pixels} for pixels in sections]
     triplet_batches = [{plane: batch[plane] for plane in classifier.planes} for batch in triplets]

@@ -73,7 +73,7 @@ def smooth(values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.fl
 
 
 def coloured(crop: NDArray[np.uint8], heat: NDArray) -> Image:
-    """`crop` in blue, green, red, under colours that grow denser with `heat` (0 to 1); where it is 0 nothing is hidden."""
+    """`crop` in blue, green, red under colours that grow denser with `heat` (0 to 1); a heat of 0 hides nothing."""
     grey = np.repeat(crop[:, :, None], 3, 2).astype(np.float32)
     opacity = (MAX_OPACITY * np.clip(heat, 0, 1) ** 0.7)[:, :, None]
     return np.rint(grey * (1 - opacity) + _colour(heat) * opacity).astype(np.uint8)

@@ -62,7 +62,7 @@ def test_colour_stands_where_the_heat_is_and_planes_share_one_scale(drawn):
     for grey, hot in zip(picture.panels[::2], picture.panels[1::2], strict=True):
         changed = np.abs(area(picture, hot) - area(picture, grey)).max(axis=-1)
         rows, columns = changed.shape
-        assert changed[rows // 2 :, : columns // 2].max() == 0
+        assert changed[rows // 2 :, : columns // 2].max() <= 3
         strengths.append(int(changed[: rows // 4, 3 * columns // 4 :].max()))
     assert strengths[0] > 1.5 * strengths[1] > 0
     assert strengths[2] == 0
