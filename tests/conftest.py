@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 
 from scanside.exam.geometry import Box
 from scanside.exam.volume import Volume
+
+if TYPE_CHECKING:
+    from scanside.models import FusionClassifier
 
 TINY_PACK = Path(__file__).parent / "packs" / "tiny"
 
@@ -101,3 +105,36 @@ def blob_volume() -> BlobVolume:
         for centre, radii, _ in blobs
     )
     return BlobVolume(voxels, spacing, boxes, tuple(centre for centre, _, _ in blobs), (False, True))
+
+
+@pytest.fixture(scope="session")
+def shallow() -> Iterator[str]:
+    """A backbone of one block a stage, so that building, exporting and running cost little."""
+    from scanside.models.backbones import BACKBONES, resnet
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "shallow", resnet([1, 1, 1, 1]))
+        yield "shallow"
+
+
+@pytest.fixture(scope="session", params=["resnet50", "resnet101", "densenet161", "vgg19"])
+def single(request: pytest.FixtureRequest) -> FusionClassifier:
+    """The transverse classifier of each backbone, built once, with weights that give crops different answers."""
+    import torch
+    from torch import nn
+
+    from scanside.models import FusionClassifier
+
+    torch.manual_seed(len(request.param))
+    model = FusionClassifier(request.param, "transverse", mean=0.4, std=0.2).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.8, 1.6)
+        if isinstance(module, nn.Linear):
+            module.weight.data.normal_(0, (2 / module.in_features) ** 0.5)
+            module.bias.data.normal_(0, 0.01)
+    model.classify.weight.data[0] = -model.classify.weight.data[1]  # so that one logit is positive
+    with torch.no_grad():  # answers neither all alike nor all certain
+        model.classify.weight /= model(torch.randn(2, 1, 96, 96)).abs().mean()
+    return model

@@ -75,7 +75,7 @@ def smooth(values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.fl
 def coloured(crop: NDArray[np.uint8], heat: NDArray) -> Image:
     """`crop` in blue, green, red under colours that grow denser with `heat` (0 to 1); a heat of 0 hides nothing."""
     grey = np.repeat(crop[:, :, None], 3, 2).astype(np.float32)
-    opacity = (MAX_OPACITY * np.clip(heat, 0, 1) ** 0.7)[:, :, None]
+    opacity = (MAX_OPACITY * np.clip(heat, 0, 1))[:, :, None]
     return np.rint(grey * (1 - opacity) + _colour(heat) * opacity).astype(np.uint8)
 
 
@@ -129,8 +129,9 @@ def _put_words(canvas: Image, grey: Panel, hot: Panel, drawn: PlaneHeatmap, repo
     title = drawing.put_text(canvas, plane.value.capitalize(), grey.rect.left, top, TITLE)
     drawing.put_text(canvas, f"{normal} {at_mm:.1f} mm", title.right + 14, top + 2, BODY, FAINT)
     if strongest > 0:
-        share = f"heatmap: up to {float(drawn.values.max()) / strongest:.0%} of the scale"
-        drawing.put_text(canvas, share, hot.rect.left, top + 2, BODY, FAINT)
+        share = float(drawn.values.max()) / strongest
+        words = f"heatmap: up to {share:.0%} of the scale" if share >= 0.01 else "heatmap: this plane played no part"
+        drawing.put_text(canvas, words, hot.rect.left, top + 2, BODY, FAINT)
     below = grey.rect.bottom + 8
     drawing.put_scale_bar(canvas, grey.rect.left, below, grey.pixels_per_mm)
     drawing.put_text_right(canvas, f"{columns} ->", grey.rect.left + CELL, below, SMALL, FAINT)

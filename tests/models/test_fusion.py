@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 
 from scanside.errors import UsageError
 from scanside.models import VARIANTS, FusionClassifier
-from scanside.models.backbones import BACKBONES, resnet
 from scanside.models.fusion import PLANES, PLANES_OF
 
-
-@pytest.fixture(scope="module", autouse=True)
-def shallow() -> Iterator[None]:
-    """A backbone of one block a stage, so that building and running cost little."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "shallow", resnet([1, 1, 1, 1]))
-        yield
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 @pytest.fixture(scope="module")
-def fusion2(shallow: None) -> FusionClassifier:
+def fusion2(shallow: str) -> FusionClassifier:
     torch.manual_seed(1)
-    return FusionClassifier("shallow").eval()
+    return FusionClassifier(shallow).eval()
 
 
 @pytest.fixture(scope="module")
