@@ -117,6 +117,29 @@ def shallow() -> Iterator[str]:
         yield "shallow"
 
 
+@pytest.fixture(scope="session")
+def pebble() -> Iterator[str]:
+    """A backbone of two convolutions, where exporting is what costs."""
+    from collections import OrderedDict
+
+    from torch import nn
+
+    from scanside.models.backbones import BACKBONES, Backbone
+
+    def layers() -> OrderedDict[str, nn.Module]:
+        return OrderedDict(
+            conv1=nn.Conv2d(3, 8, 5, stride=4, padding=2, bias=False),
+            bn1=nn.BatchNorm2d(8),
+            relu=nn.ReLU(),
+            conv2=nn.Conv2d(8, 16, 3, stride=4, padding=1),
+            relu2=nn.ReLU(),
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "pebble", Backbone(layers, first="conv1", channels=16, width=16))
+        yield "pebble"
+
+
 @pytest.fixture(scope="session", params=["resnet50", "resnet101", "densenet161", "vgg19"])
 def single(request: pytest.FixtureRequest) -> FusionClassifier:
     """The transverse classifier of each backbone, built once, with weights that give crops different answers."""

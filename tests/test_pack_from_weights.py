@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 import scanside
@@ -24,7 +24,7 @@ from scanside.export import export_classifier
 from scanside.export import pack as pack_module
 from scanside.export.onnx import HEATMAPS
 from scanside.export.pack import PackParameters
-from scanside.models import FusionClassifier
+from scanside.models import FusionClassifier, Segmenter, own_weights
 from scanside.models.fusion import PLANES
 from scanside.models.own_weights import Normalisation
 from scanside.pack import file_records, golden_cases, load_pack, write_pack
@@ -37,29 +37,45 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SIZE = 64
 
 
+# The first three stages of the encoder: export takes a third of the time.
+FEW_STAGES = {"encoder_weights": None, "encoder_depth": 3, "decoder_channels": (32, 16, 8), "classes": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_stages() -> Iterator[None]:
+    def build(mean: float, std: float) -> Segmenter:
+        model = Segmenter("efficientnet-b0", in_channels=1, **FEW_STAGES)
+        model.set_normalisation(mean, std)
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own_weights, "build_segmenter", build)
+        yield
+
+
 @pytest.fixture(scope="module")
-def files(shallow: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def files(pebble: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A plain SMP Unet of three channels, and a torchvision-like network of three channels and one logit."""
     torch.manual_seed(6)
     folder = tmp_path_factory.mktemp("own")
-    unet = smp.Unet("efficientnet-b0", encoder_weights=None, in_channels=3, classes=1)
+    unet = smp.Unet("efficientnet-b0", in_channels=3, **FEW_STAGES)
     save_file(unet.state_dict(), folder / "unet.safetensors")
-    plane = FusionClassifier(shallow, "sagittal")
+    plane = FusionClassifier(pebble, "sagittal")
     state = dict(plane.branches["sagittal"].state_dict())
-    state["conv1.weight"] = torch.randn(64, 3, 7, 7) * 0.05
-    state |= {"fc.weight": torch.randn(1, 2048) * 0.2, "fc.bias": torch.tensor([0.1])}
+    state["conv1.weight"] = torch.randn(8, 3, 5, 5) * 0.1
+    state |= {"fc.weight": torch.randn(1, 16), "fc.bias": torch.tensor([0.1])}
     torch.save(state, folder / "plane.pt")
     return {"segmenter": folder / "unet.safetensors", "classifier": folder / "plane.pt"}
 
 
 @pytest.fixture(scope="module")
-def weights(files: dict[str, Path], shallow: str) -> OwnWeights:
+def weights(files: dict[str, Path], pebble: str) -> OwnWeights:
     return OwnWeights(
         files["segmenter"],
         files["classifier"],
         IMAGENET,
         Normalisation((0.5,), (0.25,)),
-        backbone=shallow,
+        backbone=pebble,
         variant="sagittal",
     )
 
@@ -95,9 +111,7 @@ def test_the_manifest_says_what_went_in(made: Path, weights: OwnWeights, files: 
 @torch.no_grad()
 def test_the_golden_answers_are_the_user_s_own(made: Path, files: dict[str, Path]) -> None:
     """The user's network, run by hand with the user's preprocessing, on the golden inputs."""
-    unet = smp.Unet("efficientnet-b0", encoder_weights=None, in_channels=3, classes=1).eval()
-    from safetensors.torch import load_file
-
+    unet = smp.Unet("efficientnet-b0", in_channels=3, **FEW_STAGES).eval()
     unet.load_state_dict(load_file(files["segmenter"]))
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (IMAGENET.mean, IMAGENET.std))
     (case, *_) = golden_cases(load_pack(made))
@@ -115,11 +129,11 @@ def test_it_loads_proves_itself_and_analyses_with_its_one_plane(made: Path, blob
 
 @pytest.mark.parametrize("variant", ["coronal", "fusion1", "late"])
 def test_a_variant_sees_its_planes_only(
-    variant: str, shallow: str, tiny_pack: Path, blob_volume: BlobVolume, tmp_path: Path
+    variant: str, pebble: str, tiny_pack: Path, blob_volume: BlobVolume, tmp_path: Path
 ) -> None:
     """Its graph beside a segmenter that finds both blobs, each looking at the variant's planes alone."""
     torch.manual_seed(len(variant))
-    model = FusionClassifier(shallow, variant).eval()
+    model = FusionClassifier(pebble, variant).eval()
     tiny = load_pack(tiny_pack)
     contents = {tiny.manifest.segmenter.graph: tiny.graph_bytes("segmenter")}
     contents["classifier.onnx"] = export_classifier(model, tmp_path / "graph.onnx", 32).read_bytes()
@@ -234,10 +248,10 @@ def test_files_that_cannot_be_used(create: Run, tmp_path: Path, files: dict[str,
     assert "unexpected: conv1.weight" in swapped.stderr
 
 
-def test_a_shallow_network_is_no_resnet50(create: Run, tmp_path: Path) -> None:
+def test_another_network_is_no_resnet50(create: Run, tmp_path: Path) -> None:
     result = create()
     assert_refused(result, 4, "of a resnet50 sagittal", tmp_path)
-    assert "missing: branches.sagittal.layer1.1.conv1.weight" in result.stderr
+    assert "missing: branches.sagittal." in result.stderr
 
 
 @pytest.fixture
@@ -316,10 +330,9 @@ def test_the_verb_hands_its_options_on(
 def test_without_the_workshop_s_packages_the_remedy_is_named(tmp_path: Path) -> None:
     words = ["pack", "create", "--out", "o", "--segmenter", "s.pt", "--classifier", "c.pt", "--size", "64"]
     words += [f"--{n}-{v}=0.5" for n in ("segmenter", "classifier") for v in ("mean", "std")]
-    code = f"import sys; sys.modules['torch'] = None; sys.argv = ['scanside', *{words}]\nfrom scanside.cli import main\nmain()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, env=None
-    )
+    code = f"import sys; sys.modules['torch'] = None; sys.argv = ['scanside', *{words}]\n"
+    code += "from scanside.cli import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 4
     assert "needs the workshop's packages" in done.stderr
     assert 'Pip install "scanside[train]"' in done.stderr

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 
 from scanside.engine.heatmaps import representative_frame
+from scanside.engine.networks import Classifier
 from scanside.engine.onnxruntime import load_runtime
 from scanside.engine.predictor import Predictor, load
 from scanside.errors import EngineError, PackError, UsageError
@@ -113,3 +116,28 @@ def test_an_output_that_is_not_asked_for_is_not_fetched(heatmap_pack: Path) -> N
     for wrong in ({}, {"probability": alone, "attention": heatmaps}):
         with pytest.raises(EngineError, match="other tensors than the graph's"):
             runtime.run(crops, wrong)
+
+
+def spoiled(heatmap_pack: Path, *, planes: int = 3, scale: float = 1.0) -> Classifier:
+    """The classifier of `heatmap_pack` that draws maps of fewer planes, or maps times `scale` over zero."""
+    pack = load_pack(heatmap_pack)
+    spec = pack.manifest.classifier
+    model = onnx.load_from_string(pack.graph_bytes("classifier"))
+    concat = next(node for node in model.graph.node if "heatmaps" in node.output)
+    del concat.input[planes:]
+    concat.output[0] = "all"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(scale, np.float32), "scale"))
+    model.graph.node.append(helper.make_node("Div", ["all", "scale"], ["heatmaps"]))
+    out = next(value for value in model.graph.output if value.name == "heatmaps")
+    out.type.tensor_type.shape.dim[1].dim_value = planes
+    return Classifier(model.SerializeToString(), spec, device="cpu", precision="fp32", threads=1)
+
+
+def test_maps_of_other_planes_or_of_no_numbers_are_refused(heatmap_pack: Path) -> None:
+    crops = {plane: np.zeros((1, 1, 32, 32), np.uint8) for plane in Plane}
+    with pytest.raises(
+        EngineError, match=r"expected \[batch, 3, h, w\], found \[2, 2, 2\]"
+    ):
+        spoiled(heatmap_pack, planes=2).run_explained(crops)
+    with pytest.raises(EngineError, match="a heatmap is not finite"):
+        spoiled(heatmap_pack, scale=0.0).run_explained(crops)
