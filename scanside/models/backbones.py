@@ -108,6 +108,19 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
+def known_backbone(name: str) -> Backbone:
+    """The backbone of this name.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
+    if name not in BACKBONES:
+        raise UsageError("unknown backbone", expected=" | ".join(BACKBONES), found=name)
+    return BACKBONES[name]
+
+
 class Branch(nn.Sequential):
     """One plane's layers: `forward` takes a normalised grey crop [N, 1, S, S] to feature maps [N, C, S/32, S/32].
 
@@ -126,9 +139,7 @@ class Branch(nn.Sequential):
     """
 
     def __init__(self, backbone: str, stride_at: StrideAt = "3x3") -> None:
-        if backbone not in BACKBONES:
-            raise UsageError("unknown backbone", expected=" | ".join(BACKBONES), found=backbone)
-        kind = BACKBONES[backbone]
+        kind = known_backbone(backbone)
         layers = kind.layers()
         strides = get_args(StrideAt) if "layer4" in layers else ("3x3",)
         if stride_at not in strides:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from scanside.errors import CheckpointError, UsageError
-from scanside.models.backbones import BACKBONES, StrideAt
-from scanside.models.fusion import CLASSES, PLANES, FusionClassifier
+from scanside.models.backbones import Backbone, StrideAt, known_backbone
+from scanside.models.fusion import CLASSES, PLANES, VARIANTS, FusionClassifier
 from scanside.models.normalise import GREY_MEAN, GREY_STD
 from scanside.models.unet import ENCODER, Segmenter, build_segmenter
 from scanside.models.weights import put, read_tensors, recognised
@@ -146,18 +146,21 @@ def load_classifier(
     normalisation = normalisation or Normalisation()
     variant, by_plane = _sources(files, variant)
     mean, std = normalisation.grey
-    model = FusionClassifier(backbone, variant, stride_at=stride_at, mean=mean, std=std)
+    kind = known_backbone(backbone)
     tensors: dict[str, Tensor] = {}
     for plane, path in by_plane.items():
         read = read_tensors(path)
         if not any(name.startswith("branches.") for name in read):
-            read = _renamed(read, backbone, variant, plane, path)
+            read = _renamed(read, kind, f"a {backbone} {variant}", plane or variant, path)
+        if variant == "late" and plane is not None:
+            read = {_of_plane(name, plane): tensor for name, tensor in read.items()}
         tensors |= read
     where = ", ".join(str(path) for path in dict.fromkeys(by_plane.values()))
     for name in [name for name in tensors if name.startswith("classify.") and name.endswith((".weight", ".bias"))]:
         tensors[name] = _two_classes(tensors[name], where)
+    model = FusionClassifier(backbone, variant, stride_at=stride_at, mean=mean, std=std)
     for plane in model.planes:
-        _take_grey(model, tensors, f"branches.{plane}.{BACKBONES[backbone].first}", normalisation, where)
+        _take_grey(model, tensors, f"branches.{plane}.{kind.first}", normalisation, where)
     put(model, tensors, where=where, network=f"a {backbone} {variant}")
     return model.eval()
 
@@ -166,6 +169,8 @@ def _sources(
     files: str | Path | Mapping[str, str | Path], variant: str | None
 ) -> tuple[str, dict[str | None, str | Path]]:
     """The variant, and the file of each plane (None: of all)."""
+    if variant not in (None, *VARIANTS):
+        raise UsageError("unknown variant", expected=" | ".join(VARIANTS), found=variant)
     if not isinstance(files, Mapping):
         return variant or "fusion2", {None: files}
     if set(files) == set(PLANES):
@@ -184,31 +189,30 @@ def _sources(
 
 
 def _renamed(
-    tensors: Mapping[str, Tensor], backbone: str, variant: str, plane: str | None, path: str | Path
+    tensors: Mapping[str, Tensor], kind: Backbone, network: str, plane: str, path: str | Path
 ) -> dict[str, Tensor]:
-    """A torchvision state dict with this package's names."""
-    plane = plane or (variant if variant in PLANES else None)
-    if plane is None:
+    """A torchvision state dict of one plane with this package's names."""
+    if plane not in PLANES:
         known = recognised(tensors)
         raise CheckpointError(
             "the weights are another model's",
             where=path,
-            expected=f"a {backbone} {variant}: branches.<plane>.<torchvision's name>, halve, classify",
+            expected=f"{network}: branches.<plane>.<torchvision's name>, halve, classify",
             found=f"one plane's {known}" if known else "names of neither torchvision nor scanside",
             remedy="give --variant transverse, sagittal or coronal, or one file a plane",
         )
     renamed = {}
     for name, tensor in tensors.items():
-        part = next((p for p in BACKBONES[backbone].head if name.startswith(f"{p}.")), None)
-        if part is None:
-            renamed[f"branches.{plane}.{name}"] = tensor
-            continue
-        ours, rest = BACKBONES[backbone].head[part], name.removeprefix(part)
-        if variant == "late":
-            stem, _, index = ours.partition(".")
-            ours = ".".join(filter(None, (stem, plane, index)))
-        renamed[ours + rest] = tensor
+        theirs = next((part for part in kind.head if name.startswith(f"{part}.")), None)
+        ours = f"branches.{plane}.{name}" if theirs is None else kind.head[theirs] + name.removeprefix(theirs)
+        renamed[ours] = tensor
     return renamed
+
+
+def _of_plane(name: str, plane: str) -> str:
+    """The name of a head's tensor where every plane has a head of its own: "classify.coronal.weight"."""
+    part, _, rest = name.partition(".")
+    return name if part == "branches" else f"{part}.{plane}.{rest}"
 
 
 def _two_classes(tensor: Tensor, where: object) -> Tensor:

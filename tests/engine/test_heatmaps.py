@@ -135,9 +135,7 @@ def spoiled(heatmap_pack: Path, *, planes: int = 3, scale: float = 1.0) -> Class
 
 def test_maps_of_other_planes_or_of_no_numbers_are_refused(heatmap_pack: Path) -> None:
     crops = {plane: np.zeros((1, 1, 32, 32), np.uint8) for plane in Plane}
-    with pytest.raises(
-        EngineError, match=r"expected \[batch, 3, h, w\], found \[2, 2, 2\]"
-    ):
+    with pytest.raises(EngineError, match=r"expected \[batch, 3, h, w\], found \[2, 2, 2\]"):
         spoiled(heatmap_pack, planes=2).run_explained(crops)
     with pytest.raises(EngineError, match="a heatmap is not finite"):
         spoiled(heatmap_pack, scale=0.0).run_explained(crops)

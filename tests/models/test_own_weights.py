@@ -114,14 +114,14 @@ def test_a_torchvision_network_answers_as_it_did(
 
 
 @pytest.fixture
-def states(shallow: str) -> dict[str, dict[str, Tensor]]:
+def states(pebble: str) -> dict[str, dict[str, Tensor]]:
     """A torchvision-like state dict for each plane, of a small network with three colour channels."""
     states = {}
     for seed, plane in enumerate(PLANES):
         torch.manual_seed(seed)
-        model = with_statistics(FusionClassifier(shallow, plane))
+        model = with_statistics(FusionClassifier(pebble, plane))
         state = {f"fc.{k}": v for k, v in model.classify.state_dict().items()} | model.branches[plane].state_dict()
-        state["conv1.weight"] = torch.randn(64, 3, 7, 7) * 0.1
+        state["conv1.weight"] = torch.randn(8, 3, 5, 5) * 0.1
         states[plane] = state
     return states
 
@@ -135,13 +135,13 @@ def saved(folder: Path, states: dict[str, dict[str, Tensor]]) -> dict[str, Path]
 
 @torch.no_grad()
 def test_one_file_a_plane_makes_the_mean_of_their_probabilities(
-    shallow: str, states: dict[str, dict[str, Tensor]], tmp_path: Path
+    pebble: str, states: dict[str, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     paths = saved(tmp_path, states)
-    late = load_classifier(paths, backbone=shallow, normalisation=IMAGENET)
+    late = load_classifier(paths, backbone=pebble, normalisation=IMAGENET)
     crops = [pixels(2, 1, 64, 64) // n for n in (1, 2, 3)]
     alone = [
-        load_classifier({plane: paths[plane]}, backbone=shallow, normalisation=IMAGENET).probability(x)
+        load_classifier({plane: paths[plane]}, backbone=pebble, normalisation=IMAGENET).probability(x)
         for plane, x in zip(PLANES, crops, strict=True)
     ]
     assert late.variant == "late"
@@ -149,11 +149,27 @@ def test_one_file_a_plane_makes_the_mean_of_their_probabilities(
 
 
 @torch.no_grad()
-def test_one_logit_is_a_sigmoid(shallow: str, states: dict[str, dict[str, Tensor]], tmp_path: Path) -> None:
-    weight, bias = torch.randn(1, 2048) * 0.1, torch.tensor([0.3])
+def test_three_planes_trained_here_are_merged_too(pebble: str, tmp_path: Path) -> None:
+    """Files with Scanside's own names; two planes' files swapped are refused."""
+    paths, alone, x = {}, [], pixels(2, 1, 64, 64)
+    for seed, plane in enumerate(PLANES):
+        torch.manual_seed(seed)
+        model = with_statistics(FusionClassifier(pebble, plane, mean=0.5, std=0.25))
+        save_file(model.state_dict(), paths.setdefault(plane, tmp_path / f"{plane}.safetensors"))
+        alone.append(model.probability(x))
+    late = load_classifier(paths, backbone=pebble, normalisation=ONE)
+    assert torch.allclose(late.probability(x, x, x), torch.stack(alone).mean(0), atol=1e-6)
+    swapped = paths | {"coronal": paths["sagittal"]}
+    with pytest.raises(CheckpointError, match=r"missing: branches\.coronal\.conv1\.weight"):
+        load_classifier(swapped, backbone=pebble, normalisation=ONE)
+
+
+@torch.no_grad()
+def test_one_logit_is_a_sigmoid(pebble: str, states: dict[str, dict[str, Tensor]], tmp_path: Path) -> None:
+    weight, bias = torch.randn(1, 16), torch.tensor([0.3])
     state = states["sagittal"] | {"fc.weight": weight, "fc.bias": bias}
     save_file(state, tmp_path / "w.safetensors")
-    ours = load_classifier(tmp_path / "w.safetensors", backbone=shallow, variant="sagittal", normalisation=ONE)
+    ours = load_classifier(tmp_path / "w.safetensors", backbone=pebble, variant="sagittal", normalisation=ONE)
     x = pixels(3, 1, 64, 64)
     (maps,) = ours.maps(ours.normalise(x))
     expected = torch.sigmoid(maps.mean((2, 3)) @ weight.T + bias)[:, 0]
@@ -162,10 +178,10 @@ def test_one_logit_is_a_sigmoid(shallow: str, states: dict[str, dict[str, Tensor
 
 @torch.no_grad()
 @pytest.mark.parametrize("variant", ["fusion2", "late"])
-def test_a_whole_fusion_in_one_file(shallow: str, tmp_path: Path, variant: str) -> None:
+def test_a_whole_fusion_in_one_file(pebble: str, tmp_path: Path, variant: str) -> None:
     """Trained here (one grey channel), and the same with three colour channels."""
     torch.manual_seed(11)
-    model = with_statistics(FusionClassifier(shallow, variant, mean=0.5, std=0.25))
+    model = with_statistics(FusionClassifier(pebble, variant, mean=0.5, std=0.25))
     crops = [pixels(2, 1, 64, 64) // n for n in (1, 2, 3)]
     expected = model.probability(*crops)
     state: dict[str, Any] = dict(model.state_dict())
@@ -175,15 +191,15 @@ def test_a_whole_fusion_in_one_file(shallow: str, tmp_path: Path, variant: str) 
         state[name] = state[name].repeat(1, 3, 1, 1) / 3
     save_file(state, tmp_path / "colour.safetensors")
     for name in ("grey.pth", "colour.safetensors"):
-        ours = load_classifier(tmp_path / name, backbone=shallow, variant=variant, normalisation=ONE)
+        ours = load_classifier(tmp_path / name, backbone=pebble, variant=variant, normalisation=ONE)
         assert torch.allclose(ours.probability(*crops), expected, atol=1e-5)
 
 
-def test_a_thousand_classes_are_refused(shallow: str, states: dict[str, dict[str, Tensor]], tmp_path: Path) -> None:
-    state = states["coronal"] | {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}
+def test_a_thousand_classes_are_refused(pebble: str, states: dict[str, dict[str, Tensor]], tmp_path: Path) -> None:
+    state = states["coronal"] | {"fc.weight": torch.zeros(1000, 16), "fc.bias": torch.zeros(1000)}
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match=r"expected 2 classes \(benign, malignant\) or 1 logit.*1000 classes"):
-        load_classifier(tmp_path / "w.safetensors", backbone=shallow, variant="coronal")
+        load_classifier(tmp_path / "w.safetensors", backbone=pebble, variant="coronal")
 
 
 def test_another_backbone_is_recognised(tmp_path: Path, plain: Callable[..., nn.Module]) -> None:
@@ -194,10 +210,10 @@ def test_another_backbone_is_recognised(tmp_path: Path, plain: Callable[..., nn.
     assert "missing" in str(refused.value)
 
 
-def test_one_plane_s_file_is_no_fusion(shallow: str, states: dict[str, dict[str, Tensor]], tmp_path: Path) -> None:
+def test_one_plane_s_file_is_no_fusion(pebble: str, states: dict[str, dict[str, Tensor]], tmp_path: Path) -> None:
     save_file(states["coronal"], tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match=r"Give --variant transverse, sagittal or coronal, or one file a plane"):
-        load_classifier(tmp_path / "w.safetensors", backbone=shallow)
+        load_classifier(tmp_path / "w.safetensors", backbone=pebble)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +247,7 @@ def test_a_normalisation_that_makes_no_sense(mean: tuple, std: tuple) -> None:
         Normalisation(mean, std)
 
 
-def test_colour_means_for_a_grey_network(shallow: str, tmp_path: Path) -> None:
-    torch.save(FusionClassifier(shallow, "fusion1").state_dict(), tmp_path / "w.pt")
+def test_colour_means_for_a_grey_network(pebble: str, tmp_path: Path) -> None:
+    torch.save(FusionClassifier(pebble, "fusion1").state_dict(), tmp_path / "w.pt")
     with pytest.raises(UsageError, match="the network takes grey; expected 1 value, found 3 values"):
-        load_classifier(tmp_path / "w.pt", backbone=shallow, variant="fusion1", normalisation=IMAGENET)
+        load_classifier(tmp_path / "w.pt", backbone=pebble, variant="fusion1", normalisation=IMAGENET)
