@@ -1,7 +1,7 @@
 """The picture of where the classifier looked: for each plane the crop it saw, and the same crop with its heatmap.
 
 The grey crop always stands beside the coloured one, so that nothing of it is hidden. All planes share one scale of
-colour: the strongest place of all of them is the top of it, and a plane that played no part stays grey.
+colour: the strongest place of all of them is the top of it, and a plane where no place raised the score stays grey.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _put_words(canvas: Image, grey: Panel, hot: Panel, drawn: PlaneHeatmap, repo
     drawing.put_text(canvas, f"{normal} {at_mm:.1f} mm", title.right + 14, top + 2, BODY, FAINT)
     if strongest > 0:
         share = float(drawn.values.max()) / strongest
-        words = f"heatmap: up to {share:.0%} of the scale" if share >= 0.01 else "heatmap: this plane played no part"
+        words = f"heatmap: up to {share:.0%} of the scale" if share >= 0.01 else "heatmap: no place raised it"
         drawing.put_text(canvas, words, hot.rect.left, top + 2, BODY, FAINT)
     below = grey.rect.bottom + 8
     drawing.put_scale_bar(canvas, grey.rect.left, below, grey.pixels_per_mm)
