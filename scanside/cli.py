@@ -45,7 +45,7 @@ Exit codes: 0 done, 1 a bug, 2 usage, 3 bad input, 4 pack, environment or output
 Not built yet (exit code 4): {", ".join(NOT_BUILT)}.
 """,
 )
-pack_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a model pack.")
+pack_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a model pack, or make one.")
 app.add_typer(pack_app, name="pack")
 
 
@@ -79,6 +79,41 @@ class Format(StrEnum):
 
     dicom = "dicom"
     nrrd = "nrrd"
+
+
+class Backbone(StrEnum):
+    """The classifier's network, by torchvision's names."""
+
+    resnet50 = "resnet50"
+    resnet101 = "resnet101"
+    densenet161 = "densenet161"
+    vgg19 = "vgg19"
+
+
+class Variant(StrEnum):
+    """Which planes a classifier sees, and how they are joined."""
+
+    transverse = "transverse"
+    sagittal = "sagittal"
+    coronal = "coronal"
+    fusion1 = "fusion1"
+    fusion2 = "fusion2"
+    late = "late"
+
+
+class Stride(StrEnum):
+    """Where a ResNet strides."""
+
+    threes = "3x3"
+    ones = "1x1"
+
+
+class SectionPlane(StrEnum):
+    """A plane of sections."""
+
+    transverse = "transverse"
+    sagittal = "sagittal"
+    coronal = "coronal"
 
 
 class Vendor(StrEnum):
@@ -176,6 +211,7 @@ Examples:
   scanside analyze exam.dcm --out result
   scanside analyze study/ --out result                    every volume of a study
   scanside analyze DATA_100.nrrd --out result --spacing 0.47,0.07,0.2
+  scanside analyze exam.dcm --out result --heatmaps       and where the classifier looked
   scanside analyze exam.dcm --out result --json --quiet | jq '.lesions[].probability'
 """
 )
@@ -189,6 +225,9 @@ def analyze(
     spacing: SpacingOption = None,
     allow_uncertified: Annotated[
         bool, typer.Option("--allow-uncertified", help="Run a precision without a parity certificate.")
+    ] = False,
+    heatmaps: Annotated[
+        bool, typer.Option("--heatmaps", help="One more picture a lesion: where the classifier looked (Grad-CAM).")
     ] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -213,6 +252,7 @@ def analyze(
             precision=precision.value,
             policy=policy.value,
             allow_uncertified=allow_uncertified,
+            explain="gradcam" if heatmaps else "none",
         )
         outcome = analyze_to_folder(
             predictor,
@@ -318,6 +358,115 @@ def pack_verify(
     whole = load_pack(pack)
     with Predictor(whole, device="cpu", precision="fp32", threads=None) as predictor:
         tables.print_verified(whole, predictor.self_check())
+
+
+@pack_app.command(
+    "create",
+    epilog="""\b
+Examples:
+  scanside pack create --out pack --segmenter unet.safetensors --segmenter-mean 0.45 --segmenter-std 0.226 \\
+      --classifier fusion2.safetensors --classifier-mean 0.45 --classifier-std 0.226 --size 224
+  scanside pack create --out pack --segmenter unet.pth --segmenter-mean 0.485,0.456,0.406 \\
+      --segmenter-std 0.229,0.224,0.225 --backbone vgg19 --classifier-transverse t.pth \\
+      --classifier-sagittal s.pth --classifier-coronal c.pth --classifier-mean 0.5 --classifier-std 0.25 --size 224
+""",
+)
+def pack_create(
+    out: Annotated[Path, typer.Option("--out", metavar="PACK", help="Folder of the pack.")],
+    segmenter: Annotated[
+        Path, typer.Option(metavar="FILE", help="State dict of SMP's Unet efficientnet-b0: .safetensors, .pt or .pth.")
+    ],
+    segmenter_mean: Annotated[str, typer.Option(metavar="M[,M,M]", help="Its input: (x / 255 - mean) / std.")],
+    segmenter_std: Annotated[str, typer.Option(metavar="S[,S,S]", help="As fractions, not of 255.")],
+    classifier_mean: Annotated[str, typer.Option(metavar="M[,M,M]", help="The classifier's input, likewise.")],
+    classifier_std: Annotated[str, typer.Option(metavar="S[,S,S]", help="The classifier's input, likewise.")],
+    size: Annotated[int, typer.Option(min=32, max=1024, help="Pixels of the classifier's square crops.")],
+    classifier: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="State dict of torchvision (one plane) or of a whole fusion.")
+    ] = None,
+    classifier_transverse: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="One file a plane: their probabilities are averaged.")
+    ] = None,
+    classifier_sagittal: Annotated[Path | None, typer.Option(metavar="FILE", help="Likewise.")] = None,
+    classifier_coronal: Annotated[Path | None, typer.Option(metavar="FILE", help="Likewise.")] = None,
+    backbone: Annotated[Backbone, typer.Option(help="The classifier's network.")] = Backbone.resnet50,
+    variant: Annotated[
+        Variant | None, typer.Option(help="What --classifier holds; fusion2 if absent.", show_default=False)
+    ] = None,
+    stride: Annotated[Stride, typer.Option(help="Where the ResNet strides; torchvision's do at 3x3.")] = Stride.threes,
+    planes: Annotated[
+        list[SectionPlane] | None,
+        typer.Option("--plane", help="A plane to segment, again for more; the classifier's own if absent."),
+    ] = None,
+    pitch: Annotated[float, typer.Option(min=0.05, max=5, help="Pixel of a section in mm.")] = 0.66,
+    every: Annotated[float, typer.Option(min=0.05, max=5, help="Distance of sections in mm.")] = 0.5,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Probability from which a pixel is lesion.")] = 0.5,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Smallest detection score of a lesion.")] = 0.5,
+    min_size: Annotated[float, typer.Option(min=0, max=100, help="Smallest lesion in mm.")] = 3.0,
+    smoothing: Annotated[float, typer.Option(min=0, max=5, help="Smoothing of the planes' vote in mm.")] = 0.0,
+    margin: Annotated[float, typer.Option(min=1, max=10, help="Side of a crop over the lesion's.")] = 1.35,
+    frames: Annotated[int, typer.Option(min=1, max=256, help="Triplets a lesion.")] = 8,
+    name: Annotated[str, typer.Option(help="The pack's name.")] = "own",
+    version: Annotated[str, typer.Option(help="The pack's version.")] = "1",
+    licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "not stated",
+    quiet: QuietOption = False,
+) -> None:
+    """Make a pack of your own trained networks.
+
+    Takes plain state dicts as they are, says what does not match, and proves the graphs against PyTorch. Needs the
+    train extra. Classes are benign, malignant in this order, or one logit for malignant.
+    """
+    from scanside.console import tables
+    from scanside.console.options import classifier_files, fractions_from
+    from scanside.console.progress import StageProgress
+    from scanside.console.stop import Stop
+    from scanside.console.workshop import workshop
+    from scanside.pack import load_pack
+
+    files = classifier_files(
+        classifier,
+        {"transverse": classifier_transverse, "sagittal": classifier_sagittal, "coronal": classifier_coronal},
+    )
+    segmenter_input = (
+        fractions_from(segmenter_mean, "--segmenter-mean"),
+        fractions_from(segmenter_std, "--segmenter-std"),
+    )
+    classifier_input = (
+        fractions_from(classifier_mean, "--classifier-mean"),
+        fractions_from(classifier_std, "--classifier-std"),
+    )
+    with workshop("pack create"):
+        from scanside.pack_from_weights import Normalisation, OwnWeights, PackParameters, pack_from_weights
+    with Stop(), StageProgress(quiet=quiet) as progress:
+        made = pack_from_weights(
+            out,
+            OwnWeights(
+                segmenter,
+                files,
+                Normalisation(*segmenter_input),
+                Normalisation(*classifier_input),
+                backbone=backbone.value,
+                variant=variant.value if variant else None,
+                stride_at=stride.value,
+            ),
+            name=name,
+            version=version,
+            licence=licence,
+            parameters=PackParameters(
+                pitch_mm=pitch,
+                every_mm=every,
+                threshold=threshold,
+                min_lesion_mm=min_size,
+                min_detection_score=min_score,
+                smoothing_mm=smoothing,
+                crop_size=size,
+                margin=margin,
+                frames=frames,
+            ),
+            planes=tuple(plane.value for plane in planes) if planes else None,
+            progress=progress.advance,
+        )
+    tables.print_pack(load_pack(made), json=False)
 
 
 @app.command()

@@ -79,6 +79,12 @@ class PackError(ScansideError):
     exit_code = 4
 
 
+class CheckpointError(ScansideError):
+    """A checkpoint or weight file that is damaged, or belongs to another network or run (exit code 4)."""
+
+    exit_code = 4
+
+
 class EngineError(ScansideError):
     """A runtime that is missing, cannot start, or gave an unusable answer (exit code 4)."""
 

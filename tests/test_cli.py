@@ -186,6 +186,24 @@ def test_analyze_writes_a_report_and_shows_the_findings(run: Run, tmp_path: Path
         assert all((tmp_path / "out" / name).is_file() for name in lesion["pictures"].values())
 
 
+def test_heatmaps_are_drawn_when_asked_for(run: Run, tmp_path: Path, exam: Path, heatmap_pack: Path) -> None:
+    words = ("analyze", exam, "--out", tmp_path / "out", "--pack", heatmap_pack, "--json", "--quiet")
+    shown = json.loads(run(*words, "--heatmaps").stdout)
+    for lesion in shown["lesions"]:
+        assert set(lesion["pictures"]) == {"three_planes", "heatmap"}
+        assert (tmp_path / "out" / lesion["pictures"]["heatmap"]).is_file()
+    plain = json.loads(run(*words).stdout)
+    assert all(set(lesion["pictures"]) == {"three_planes"} for lesion in plain["lesions"])
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 3
+
+
+def test_heatmaps_of_a_pack_that_has_none(run: Run, tmp_path: Path, exam: Path, tiny_pack: Path) -> None:
+    result = run("analyze", exam, "--out", tmp_path / "out", "--pack", tiny_pack, "--heatmaps", "-q")
+    assert result.exit_code == 4
+    assert "scanside pack create" in one_message(result)
+    assert nothing_left(tmp_path)
+
+
 def test_json_alone_is_on_stdout(run: Run, tmp_path: Path, exam: Path, tiny_pack: Path) -> None:
     result = run("analyze", exam, "--out", tmp_path / "out", "--pack", tiny_pack, "--json")
     assert result.exit_code == 0, result.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 
 from scanside.errors import UsageError
 
@@ -53,3 +55,43 @@ def shape_from(text: str) -> tuple[int, int, int]:
             remedy="for example --shape 318x600x800",
         )
     return values  # type: ignore[return-value]
+
+
+def fractions_from(text: str, option: str) -> tuple[float, ...]:
+    """`0.485,0.456,0.406` as numbers, one or several.
+
+    Raises
+    ------
+    UsageError
+        Not finite numbers.
+    """
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(math.isfinite(v) for v in values):
+        raise UsageError(
+            f"{option} makes no sense",
+            expected="a number, or one for each of three colour channels",
+            found=repr(text),
+            remedy=f"for example {option} 0.5, or {option} 0.485,0.456,0.406",
+        )
+    return values
+
+
+def classifier_files(whole: Path | None, by_plane: Mapping[str, Path | None]) -> Path | dict[str, Path]:
+    """One file of the whole classifier, or the files given by plane.
+
+    Raises
+    ------
+    UsageError
+        Neither, or both.
+    """
+    given = {plane: path for plane, path in by_plane.items() if path is not None}
+    if (whole is None) == (not given):
+        raise UsageError(
+            "no classifier" if whole is None else "two classifiers",
+            expected="--classifier FILE, or one file a plane with --classifier-transverse and so on",
+            found="neither" if whole is None else "both",
+        )
+    return given if whole is None else whole

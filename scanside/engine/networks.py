@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scanside.engine.onnxruntime import OnnxRuntime, load_runtime
 from scanside.engine.triplets import CropRule
-from scanside.errors import EngineError
+from scanside.errors import EngineError, PackError
 from scanside.exam.planes import Plane
 from scanside.pack import ClassifierSpec, SegmenterSpec
 
@@ -87,7 +87,13 @@ class Classifier:
         self.rule = CropRule(spec.frames, spec.margin, spec.size, tuple(p for p in Plane if p.value in spec.inputs))
         self._tensors = {plane: spec.inputs[plane.value] for plane in self.rule.planes}
         self.runtime = load_runtime(graph, network="classifier", name=spec.graph, **how)
-        _obey(self.runtime, spec.graph, dict.fromkeys(self._tensors.values(), np.uint8), {spec.output: np.float32})
+        outputs = [spec.output] if spec.heatmaps is None else [spec.output, spec.heatmaps]
+        _obey(
+            self.runtime,
+            spec.graph,
+            dict.fromkeys(self._tensors.values(), np.uint8),
+            dict.fromkeys(outputs, np.float32),
+        )
 
     def run(self, crops: Mapping[Plane, NDArray[np.uint8]]) -> NDArray[np.float32]:
         """P(malignant) of each triplet, float32 [n].
@@ -97,9 +103,43 @@ class Classifier:
         EngineError
             The runtime failed, or answered what is no probability (NaN, infinite, outside 0 to 1).
         """
+        return self._run(crops, {})
+
+    def run_explained(
+        self, crops: Mapping[Plane, NDArray[np.uint8]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As `run`, and the heatmaps of the predicted class, float32 [n, planes, h, w].
+
+        Raises
+        ------
+        EngineError
+            As `run`; or a heatmap is not finite.
+        PackError
+            The graph draws no heatmaps.
+        """
+        require_heatmaps(self.spec)
+        (shape,) = (out.shape[1:] for out in self.runtime.outputs if out.name == self.spec.heatmaps)
+        fixed = tuple(n for n in shape if n is not None)
+        if len(shape) != 3 or len(fixed) != 3 or fixed[0] != len(self._tensors):
+            raise EngineError(
+                "the graph's heatmaps are not what the contract says",
+                where=f"{self.spec.graph}: {self.spec.heatmaps}",
+                expected=f"[batch, {len(self._tensors)}, h, w]",
+                found=str(list(shape)),
+                remedy="make the pack again with `scanside pack create`",
+            )
+        heatmaps = np.empty((len(next(iter(crops.values()))), *fixed), np.float32)
+        probability = self._run(crops, {self.spec.heatmaps: heatmaps})
+        if not np.isfinite(heatmaps).all():
+            raise EngineError(
+                "a heatmap is not finite", where=f"{self.spec.graph}: {self.spec.heatmaps}", found="NaN or infinity"
+            )
+        return probability, heatmaps
+
+    def _run(self, crops: Mapping[Plane, NDArray[np.uint8]], more: Mapping[Any, NDArray]) -> NDArray[np.float32]:
         inputs = {tensor: crops[plane] for plane, tensor in self._tensors.items()}
         probability = np.empty(len(next(iter(inputs.values()))), np.float32)
-        self.runtime.run(inputs, {self.spec.output: probability})
+        self.runtime.run(inputs, {self.spec.output: probability, **more})
         bad = ~((probability >= 0) & (probability <= 1))
         if bad.any():
             raise EngineError(
@@ -114,6 +154,24 @@ class Classifier:
     def close(self) -> None:
         """Free the session."""
         self.runtime.close()
+
+
+def require_heatmaps(spec: ClassifierSpec) -> None:
+    """Raise unless the classifier's graph draws heatmaps.
+
+    Raises
+    ------
+    PackError
+        It does not.
+    """
+    if spec.heatmaps is None:
+        raise PackError(
+            "this pack's classifier draws no heatmaps",
+            where=spec.graph,
+            expected="a graph with a heatmaps output",
+            found=f"{spec.output} alone",
+            remedy="make the pack again with `scanside pack create` of this version, or run without --heatmaps",
+        )
 
 
 def _obey(session: OnnxRuntime, graph: str, inputs: Mapping[str, type], outputs: Mapping[str, type]) -> None:

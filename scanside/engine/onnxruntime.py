@@ -208,7 +208,7 @@ class OnnxRuntime(Runtime):
         if session is None:
             raise EngineError("the runtime is closed", where=self.graph_name)
         _check(self.graph_name, self._inputs, inputs)
-        _check(self.graph_name, self._outputs, outputs)
+        _check(self.graph_name, tuple(s for s in self._outputs if s.name in outputs) or self._outputs, outputs)
         if len({array.shape[0] for array in (*inputs.values(), *outputs.values()) if array.ndim}) > 1:
             raise EngineError("inputs and outputs differ in batch size", where=self.graph_name)
         try:

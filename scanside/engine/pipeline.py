@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from scanside.engine.components import level_of
 from scanside.engine.flow import Channel, Flow, Progress
+from scanside.engine.heatmaps import lesion_heatmap, representative_frame
 from scanside.engine.link import MAX_CANDIDATES, Candidate, Linked, link
 from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.sections import Arrivals, Reformatter, SectionBatch
@@ -28,6 +29,7 @@ from scanside.pack.manifest import SegmenterSpec
 from scanside.report.model import Lesion, LesionMask
 
 QUEUED_BATCHES = 2
+EXPLANATIONS = ("none", "gradcam")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class _Run:
     voxels: Voxels
     linked: Linked | None = None
     probabilities: list[np.ndarray] = field(default_factory=list)
+    heatmaps: list[np.ndarray] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -59,6 +62,7 @@ def find_lesions(
     classifier: Classifier,
     *,
     threads: int,
+    explain: str = "none",
     progress: Callable[[Progress], object] | None = None,
     cancel: threading.Event | None = None,
 ) -> Findings:
@@ -72,6 +76,8 @@ def find_lesions(
         Shared by any number of runs.
     threads : int
         Decoding threads.
+    explain : str
+        One of `EXPLANATIONS`: "gradcam" fetches the classifier's heatmaps as well.
     progress : callable, optional
         Called with `Progress` for the stages decode, segment, link and classify.
     cancel : threading.Event, optional
@@ -138,7 +144,12 @@ def find_lesions(
     def classify() -> None:
         for batch in cropped:
             with flow.trace.span("classify", first=batch.first, count=batch.count):
-                run.probabilities.append(classifier.run(batch.crops))
+                if explain == "gradcam":
+                    probability, heatmaps = classifier.run_explained(batch.crops)
+                    run.heatmaps.append(heatmaps)
+                else:
+                    probability = classifier.run(batch.crops)
+                run.probabilities.append(probability)
             total = len(run.linked.candidates) * classifier.rule.frames if run.linked else 0
             flow.report("classify", batch.first + batch.count, total)
 
@@ -193,15 +204,21 @@ def _findings(run: _Run, flow: Flow, geometry: Geometry, grid: Geometry, classif
         raise EngineError("the run ended without a result", where="pipeline")
     frames = classifier.rule.frames
     probabilities = np.concatenate([*run.probabilities, np.empty(0, np.float32)]).reshape(-1, frames)
-    lesions = tuple(
+    lesions = [
         _lesion(candidate, row, geometry, frames)
         for candidate, row in zip(run.linked.candidates, probabilities, strict=True)
-    )
+    ]
+    if run.heatmaps:
+        maps = np.concatenate(run.heatmaps)
+        lesions = [
+            _explained(lesion, maps[i * frames : (i + 1) * frames], run.voxels, geometry, classifier)
+            for i, lesion in enumerate(lesions)
+        ]
     if run.linked.dropped:
         total = run.linked.dropped + MAX_CANDIDATES
         run.warnings.append(f"{run.linked.dropped} of {total} candidates were dropped, the least sure ones")
     return Findings(
-        lesions=lesions,
+        lesions=tuple(lesions),
         mask=LesionMask(run.linked.labels, grid.spacing_mm[0]),
         voxels=run.voxels,
         warnings=tuple(run.warnings),
@@ -228,3 +245,10 @@ def _lesion(candidate: Candidate, frame_probabilities: np.ndarray, geometry: Geo
         planes_seen=tuple(plane.value for plane in candidate.planes_seen),
         frames={plane.value: indices[plane] for plane in indices},
     )
+
+
+def _explained(lesion: Lesion, maps: np.ndarray, voxels: Voxels, geometry: Geometry, classifier: Classifier) -> Lesion:
+    frame = representative_frame(np.array(lesion.frame_probabilities), lesion.probability)
+    indices = triplet_indices(geometry, lesion.box_mm, classifier.rule.frames)
+    heatmap = lesion_heatmap(voxels, geometry, lesion.box_mm, indices, classifier.rule, frame, maps[frame])
+    return replace(lesion, heatmap=heatmap)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 import scanside
 from scanside.engine.capabilities import capabilities
 from scanside.engine.flow import Progress
-from scanside.engine.networks import Classifier, Segmenter
+from scanside.engine.networks import Classifier, Segmenter, require_heatmaps
 from scanside.engine.onnxruntime import choose, return_freed_memory
 from scanside.engine.parity import certified_precision
-from scanside.engine.pipeline import Findings, find_lesions
+from scanside.engine.pipeline import EXPLANATIONS, Findings, find_lesions
 from scanside.errors import EngineError, ExamReadError, GeometryError, NotBuiltError, UsageError
 from scanside.exam.volume import Exam, Refusal, Volume, Voxels
 from scanside.pack import GoldenCase, GoldenResult, Pack, golden_cases, judge_golden, load_pack
@@ -48,6 +48,7 @@ def load(
     policy: str = "exact",
     threads: int | None = None,
     allow_uncertified: bool = False,
+    explain: str = "none",
 ) -> Predictor:
     """Load a model pack and prove it in place on its golden cases.
 
@@ -65,11 +66,13 @@ def load(
         Threads for networks and decoding; all usable cores if None.
     allow_uncertified : bool
         Run a precision that has no parity certificate.
+    explain : str
+        "none", or "gradcam": each lesion of a report then has a `heatmap` (see `report.model.Heatmap`).
 
     Raises
     ------
     PackError
-        The pack is damaged or incomplete.
+        The pack is damaged or incomplete, or draws no heatmaps and they were asked for.
     EngineError
         What was asked for cannot run here, or the golden answers come out wrong.
     ParityError
@@ -81,10 +84,12 @@ def load(
         raise UsageError("unknown policy", expected=" | ".join(POLICIES), found=repr(policy))
     if policy == "confirm":
         raise NotBuiltError("policy confirm is not built yet", expected="exact", found="confirm")
+    if explain not in EXPLANATIONS:
+        raise UsageError("unknown explanation", expected=" | ".join(EXPLANATIONS), found=repr(explain))
     if threads is not None and threads < 1:
         raise UsageError("a run needs at least one thread", found=f"threads={threads}")
     opened = pack if isinstance(pack, Pack) else load_pack(pack)
-    predictor = Predictor(opened, device, precision, threads, allow_uncertified)
+    predictor = Predictor(opened, device, precision, threads, allow_uncertified, explain)
     predictor.self_check()
     return_freed_memory()
     return predictor
@@ -97,10 +102,19 @@ class Predictor:
     """
 
     def __init__(
-        self, pack: Pack, device: str, precision: str, threads: int | None, allow_uncertified: bool = False
+        self,
+        pack: Pack,
+        device: str,
+        precision: str,
+        threads: int | None,
+        allow_uncertified: bool = False,
+        explain: str = "none",
     ) -> None:
         machine = capabilities()
         spec = pack.manifest
+        if explain == "gradcam":
+            require_heatmaps(spec.classifier)
+        self.explain = explain
         self.pack = pack
         self.policy = "exact"
         self.threads = threads or machine.cores
@@ -177,7 +191,13 @@ class Predictor:
     ) -> tuple[Report, Voxels]:
         """As `analyze`, for one opened volume; also gives the decoded voxels, for pictures without decoding again."""
         found = find_lesions(
-            volume, self.segmenter, self.classifier, threads=self.threads, progress=progress, cancel=cancel
+            volume,
+            self.segmenter,
+            self.classifier,
+            threads=self.threads,
+            explain=self.explain,
+            progress=progress,
+            cancel=cancel,
         )
         return self._report(volume, found), found.voxels
 

@@ -39,6 +39,8 @@ class Runtime(Protocol):
     def run(self, inputs: Mapping[str, NDArray], outputs: Mapping[str, NDArray]) -> None:
         """Run one batch. `inputs` and `outputs` are C-contiguous arrays with equal first axes, by tensor name.
 
+        `outputs` may leave out some of the graph's: those are not fetched.
+
         Raises
         ------
         EngineError

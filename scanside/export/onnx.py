@@ -1,7 +1,8 @@
 """PyTorch networks to ONNX under the graph contract: uint8 pixels in, the answer out, one self-contained file.
 
 Normalisation, sigmoid and softmax are inside the graph. The segmenter answers uint8 (255 p, rounded), the classifier
-float32 P(malignant). Batch is symbolic; so are the segmenter's height and width (fixed by the session that loads it).
+float32 P(malignant) and, for whoever asks, the Grad-CAM heatmaps of the predicted class (see `models.gradcam`). Batch
+is symbolic; so are the segmenter's height and width (fixed by the session that loads it).
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from torch import Tensor, nn
 
 from scanside.errors import EngineError
 from scanside.models.fusion import FusionClassifier
+from scanside.models.gradcam import probability_and_heatmaps
 from scanside.models.unet import SIZE_MULTIPLE, Segmenter
 
 OPSET = 18
 IR_VERSION = 10
-PIXELS, PROBABILITY = "pixels", "probability"
+PIXELS, PROBABILITY, HEATMAPS = "pixels", "probability", "heatmaps"
 
 
 class SegmenterGraph(nn.Module):
@@ -39,14 +41,17 @@ class SegmenterGraph(nn.Module):
 
 
 class ClassifierGraph(nn.Module):
-    """What is exported: uint8 crops [N, 1, S, S], one for each of the variant's planes -> float32 P(malignant) [N]."""
+    """What is exported: uint8 crops [N, 1, S, S], one for each of the variant's planes.
+
+    Answers float32 P(malignant) [N] and float32 heatmaps [N, planes, h, w].
+    """
 
     def __init__(self, model: FusionClassifier) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, *crops: Tensor) -> Tensor:
-        return self.model.probability(*crops)
+    def forward(self, *crops: Tensor) -> tuple[Tensor, Tensor]:
+        return probability_and_heatmaps(self.model, *crops)
 
 
 def export_segmenter(model: Segmenter, path: str | os.PathLike[str]) -> Path:
@@ -61,13 +66,16 @@ def export_segmenter(model: Segmenter, path: str | os.PathLike[str]) -> Path:
     dims = {0: torch.export.Dim("batch"), 2: SIZE_MULTIPLE * rows, 3: SIZE_MULTIPLE * columns}
     example = torch.zeros(2, 1, 3 * SIZE_MULTIPLE, 2 * SIZE_MULTIPLE, dtype=torch.uint8)
     shape = ["batch", 1, "height", "width"]
-    return _export(SegmenterGraph(model), {PIXELS: example}, {PIXELS: dims}, {PIXELS: shape}, shape, Path(path))
+    return _export(
+        SegmenterGraph(model), {PIXELS: example}, {PIXELS: dims}, {PIXELS: shape}, {PROBABILITY: shape}, Path(path)
+    )
 
 
 def export_classifier(model: FusionClassifier, path: str | os.PathLike[str], size: int) -> Path:
     """Write `model` as FP32 ONNX: uint8 [batch, 1, size, size] a plane in, `probability` float32 [batch] out.
 
-    The inputs are the variant's `planes`, each named as its plane.
+    The inputs are the variant's `planes`, each named as its plane. A second output, `heatmaps`, is float32
+    [batch, planes, h, w] at the resolution of the last feature maps.
 
     Raises
     ------
@@ -78,7 +86,8 @@ def export_classifier(model: FusionClassifier, path: str | os.PathLike[str], siz
     # Different tensors: the exporter merges inputs that are one object.
     examples = {plane: torch.full((2, 1, size, size), i, dtype=torch.uint8) for i, plane in enumerate(model.planes)}
     shapes = {plane: ["batch", 1, size, size] for plane in examples}
-    return _export(ClassifierGraph(model), examples, {p: {0: batch} for p in shapes}, shapes, ["batch"], Path(path))
+    outputs: dict[str, list] = {PROBABILITY: ["batch"], HEATMAPS: ["batch", len(examples), ..., ...]}
+    return _export(ClassifierGraph(model), examples, {p: {0: batch} for p in shapes}, shapes, outputs, Path(path))
 
 
 def _export(
@@ -86,7 +95,7 @@ def _export(
     examples: Mapping[str, Tensor],
     dynamic: Mapping[str, Mapping[int, Any]],
     input_shapes: Mapping[str, list],
-    output_shape: list,
+    output_shapes: Mapping[str, list],
     path: Path,
 ) -> Path:
     module.eval()
@@ -99,7 +108,7 @@ def _export(
             external_data=False,
             opset_version=OPSET,
             input_names=list(examples),
-            output_names=[PROBABILITY],
+            output_names=list(output_shapes),
             dynamic_shapes=(shapes,) if isinstance(module, ClassifierGraph) else shapes,
             optimize=True,
             verbose=False,
@@ -109,7 +118,8 @@ def _export(
     _double_by_scale(graph.graph)
     for value in graph.graph.input:
         _name_dims(value, input_shapes[value.name])
-    _name_dims(graph.graph.output[0], output_shape)
+    for value in graph.graph.output:
+        _name_dims(value, output_shapes[value.name])
     path.write_bytes(finished(graph, str(path)))
     return path
 
@@ -158,11 +168,15 @@ def _double_by_scale(graph: onnx.GraphProto) -> None:
 
 
 def _name_dims(value: onnx.ValueInfoProto, shape: list) -> None:
+    """Give the dimensions of `value` these names and sizes; `...` stays as the exporter found it."""
     dims = value.type.tensor_type.shape.dim
+    found = [dim.dim_value for dim in dims]
     del dims[:]
-    for size in shape:
+    for i, size in enumerate(shape):
         dim = dims.add()
-        if isinstance(size, str):
+        if size is ...:
+            dim.dim_value = found[i]
+        elif isinstance(size, str):
             dim.dim_param = size
         else:
             dim.dim_value = size

@@ -15,8 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanside.errors import EngineError, UsageError
-from scanside.export.check import Batch, compare, graph_answers, reference_answers
-from scanside.export.onnx import PIXELS, PROBABILITY, export_classifier, export_segmenter
+from scanside.export.check import (
+    Batch,
+    compare,
+    compare_heatmaps,
+    graph_answers,
+    reference_answers,
+    reference_heatmaps,
+)
+from scanside.export.onnx import HEATMAPS, PIXELS, PROBABILITY, export_classifier, export_segmenter
 from scanside.export.quantize import quantize_weights
 from scanside.models.fusion import FusionClassifier
 from scanside.models.unet import SIZE_MULTIPLE, Segmenter
@@ -31,12 +38,14 @@ from scanside.pack.manifest import (
     Manifest,
     SegmenterSpec,
 )
-from scanside.pack.write import file_records, write_pack
+from scanside.pack.write import file_records, refuse_foreign, write_pack
 
 logger = logging.getLogger(__name__)
 
 MAX_EXPORT_ERROR = {"segmenter": 2.5 / 255, "classifier": 1e-3}
 """Largest error in probability that an FP32 graph may show against PyTorch; rounding may flip one uint8 level."""
+MAX_HEATMAP_ERROR = 0.01
+"""The same for heatmaps, as a part of the largest value."""
 _TOLERANCE_FLOOR = {"segmenter": (3.0, 0.1), "classifier": (0.005, 0.002)}
 _TOLERANCE_FACTOR = 3
 
@@ -99,6 +108,7 @@ def create_pack(
     OutputError
         `out` cannot be written or holds something that is no pack.
     """
+    refuse_foreign(out)
     parameters = parameters or PackParameters()
     section_batches = [{PIXELS: pixels} for pixels in sections]
     triplet_batches = [{plane: batch[plane] for plane in classifier.planes} for batch in triplets]
@@ -121,6 +131,8 @@ def create_pack(
         graph, measured, answers = _shipped_graph(network, model, fp32[network], batches, parameters.threshold)
         contents[f"{network}.onnx"] = graph
         checks += measured
+        if isinstance(model, FusionClassifier):
+            checks += _heatmap_checks(model, {"FP32 graph": fp32[network], "8-bit weights": graph}, batches)
         specs, files = _golden(network, batches, answers, measured[-1])
         golden += specs
         contents |= files
@@ -175,6 +187,28 @@ def _shipped_graph(
     return graph, [exported, against_graph, shipped], expected
 
 
+def _heatmap_checks(
+    model: FusionClassifier, graphs: Mapping[str, bytes], batches: Sequence[Batch]
+) -> list[ExportCheck]:
+    """How far the graphs' heatmaps are from PyTorch's, the first of them within the limit."""
+    expected = reference_heatmaps(model, batches)
+    called = [p > 0.5 for p in reference_answers(model, batches)]
+    checks = []
+    for name, graph in graphs.items():
+        answers = graph_answers(graph, batches)
+        agree = [(p > 0.5) == theirs for p, theirs in zip(answers, called, strict=True)]
+        found = graph_answers(graph, batches, HEATMAPS)
+        checks.append(compare_heatmaps(f"{name}, heatmaps", "PyTorch", found, expected, agree))
+    if checks[0].max_error > MAX_HEATMAP_ERROR:
+        raise EngineError(
+            "the exported graph draws other heatmaps than PyTorch",
+            where="classifier",
+            expected=f"an error of at most {MAX_HEATMAP_ERROR:.2g} of the largest value",
+            found=f"{checks[0].max_error:.2g}",
+        )
+    return checks
+
+
 def _golden(
     network: str, batches: Sequence[Batch], answers: Sequence[NDArray], shipped: ExportCheck
 ) -> tuple[list[GoldenSpec], dict[str, bytes]]:
@@ -226,6 +260,7 @@ def _classifier_spec(model: FusionClassifier, parameters: PackParameters) -> Cla
         batch=parameters.triplet_batch,
         mean=round(float(model.mean), 7),
         std=round(float(model.std), 7),
+        heatmaps=HEATMAPS,
     )
 
 

@@ -56,7 +56,8 @@ def quantize_weights(
 ) -> tuple[bytes, list[WeightError]]:
     """The ONNX `graph` with Conv, ConvTranspose, Gemm and MatMul weights of at least `min_weights` values in int8.
 
-    A depthwise convolution has one scale per channel as well.
+    A depthwise convolution has one scale per channel as well. A weight that several of these nodes read is rounded
+    once, along the output channels of the first.
 
     Raises
     ------
@@ -66,24 +67,30 @@ def quantize_weights(
     model = onnx.load_from_string(graph)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     readers = Counter(name for node in model.graph.node for name in node.input)
+    as_weight = Counter(node.input[1] for node in model.graph.node if _channel_axis(node) is not None)
     nodes, errors = [], []
+    restored: dict[str, str] = {}
+
+    def only_weights(tensor: onnx.TensorProto) -> bool:
+        return readers[tensor.name] == as_weight[tensor.name]
+
     for node in model.graph.node:
         axis = _channel_axis(node)
         tensor = None if axis is None else weights.get(node.input[1])
-        if axis is not None and tensor is not None and _is_large(tensor, min_weights) and readers[tensor.name] == 1:
+        if axis is not None and node.input[1] in restored:
+            node.input[1] = restored[node.input[1]]
+        elif axis is not None and tensor is not None and _is_large(tensor, min_weights) and only_weights(tensor):
             try:
                 parts, error = _in_8_bits(tensor, axis % len(tensor.dims))
             except EngineError as failure:
                 raise EngineError(failure.what, where=f"{where}: {tensor.name}", found=failure.found) from None
             errors.append(error)
+            name = restored[tensor.name] = f"{tensor.name}.float"
+            names = [part.name for part in parts]
+            nodes.append(helper.make_node("DequantizeLinear", names, [name], axis=axis % len(tensor.dims), name=name))
+            node.input[1] = name
             model.graph.initializer.remove(tensor)
             model.graph.initializer.extend(parts)
-            restored = f"{tensor.name}.float"
-            names = [part.name for part in parts]
-            nodes.append(
-                helper.make_node("DequantizeLinear", names, [restored], axis=axis % len(tensor.dims), name=restored)
-            )
-            node.input[1] = restored
         nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
     del model.graph.node[:]
     model.graph.node.extend(nodes)

@@ -16,13 +16,14 @@ The stride sits on the first 1 x 1 of a stage, so the branch must be built with 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from scanside.errors import ScansideError, UsageError
-from scanside.models.fusion import Branch
+from scanside.models.backbones import Branch
 from scanside.models.normalise import GREY_MEAN, GREY_STD
 
 BGR_MEANS = (103.939, 116.779, 123.68)
@@ -64,9 +65,10 @@ def load_keras_resnet50(
 
 
 def _layers(branch: Branch) -> list[tuple[str, nn.Conv2d, nn.BatchNorm2d]]:
-    layers = [("conv1", branch.conv1, branch.bn1)]
-    for stage, blocks in enumerate((branch.layer1, branch.layer2, branch.layer3, branch.layer4), start=2):
-        for number, block in enumerate(blocks, start=1):
+    parts: dict[str, Any] = dict(branch.named_children())
+    layers = [("conv1", parts["conv1"], parts["bn1"])]
+    for stage in range(2, 6):
+        for number, block in enumerate(parts[f"layer{stage - 1}"], start=1):
             name = f"conv{stage}_block{number}"
             if block.downsample is not None:
                 layers.append((f"{name}_0", block.downsample[0], block.downsample[1]))

@@ -44,7 +44,7 @@ def info_rows(pack: Pack) -> list[tuple[str, str]]:
         (
             "classifier",
             f"{classifier.backbone} {classifier.variant}, {classifier.size} pixels, margin {classifier.margin:g}, "
-            f"{classifier.frames} frames a lesion",
+            f"{classifier.frames} frames a lesion, {'draws' if classifier.heatmaps else 'no'} heatmaps",
         ),
         ("precisions", ", ".join(manifest.precisions)),
     ]

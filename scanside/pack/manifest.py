@@ -73,6 +73,8 @@ class ClassifierSpec:
 
     `inputs` maps a plane to its tensor, uint8 [batch, 1, size, size]; output float32 [batch], P(malignant). A crop is
     a square of the lesion box's longest side times `margin`; `frames` triplets a lesion, their probabilities averaged.
+    `heatmaps` names a second output, float32 [batch, planes, h, w] in the order of `transverse`, `sagittal`, `coronal`
+    without the planes that are no inputs: Grad-CAM of the predicted class. Packs made before it was known have none.
     """
 
     graph: str
@@ -86,6 +88,7 @@ class ClassifierSpec:
     batch: int
     mean: float
     std: float
+    heatmaps: str | None = None
 
     def __post_init__(self) -> None:
         _file_name("classifier: graph", self.graph)
@@ -230,7 +233,10 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The bytes of `manifest.json`: sorted keys, two spaces, a final newline."""
-        return (json.dumps(plain(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        content = plain(self)
+        if self.classifier.heatmaps is None:  # absent, as in packs of before, so that writing one again keeps its hash
+            del content["classifier"]["heatmaps"]
+        return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def pack_sha256(content: Mapping[str, Any]) -> str:

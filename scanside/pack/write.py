@@ -19,6 +19,19 @@ def file_records(contents: Mapping[str, bytes]) -> dict[str, FileRecord]:
     return {name: FileRecord(hashlib.sha256(data).hexdigest(), len(data)) for name, data in contents.items()}
 
 
+def refuse_foreign(out: str | os.PathLike[str]) -> None:
+    """Raise unless a pack may be put at `out`: absent, an empty folder, or a pack. Cheap: call it before long work.
+
+    Raises
+    ------
+    OutputError
+        `out` holds something that is no pack.
+    """
+    out = Path(out)
+    if out.exists() and not (out / MANIFEST_NAME).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError("refusing to replace what is no pack", where=out, remedy="name a new or an empty folder")
+
+
 def write_pack(out: str | os.PathLike[str], contents: Mapping[str, bytes], manifest: Manifest) -> Path:
     """Write `contents` and the manifest to the folder `out`, replacing an earlier pack there, and verify the result.
 
@@ -34,9 +47,8 @@ def write_pack(out: str | os.PathLike[str], contents: Mapping[str, bytes], manif
     out = Path(out)
     if file_records(contents) != dict(manifest.files):
         raise PackError("the manifest does not describe these files", where=out)
+    refuse_foreign(out)
     replaces = out.exists()
-    if replaces and not (out / MANIFEST_NAME).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError("refusing to replace what is no pack", where=out, remedy="name a new or an empty folder")
     stage: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,8 @@ MARKERS = {
 """The file that makes a folder a result of ours, and how its `schema` begins."""
 
 _OURS = re.compile(
-    r"(report|study|trace|evaluation)\.json|masks\.nrrd|study\.csv|pictures(/(overview|lesion-\d+)\.png)?"
+    r"(report|study|trace|evaluation)\.json|masks\.nrrd|study\.csv"
+    r"|pictures(/(overview|lesion-\d+(-heatmap)?)\.png)?"
     r"|summary\.md|tables(/[a-z0-9-]+\.(csv|md))?|figures(/[a-z0-9-]+\.(csv|png|svg))?"
     r"|(.*/)?(\.DS_Store|Thumbs\.db)"
 )

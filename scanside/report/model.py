@@ -16,6 +16,33 @@ NOTICE = "Research use only. Not a medical device."
 
 
 @dataclass(frozen=True)
+class PlaneHeatmap:
+    """One plane of a `Heatmap`.
+
+    `index` is the native slice, `window_mm` ((row_min, row_max), (column_min, column_max)) what of it the crop shows,
+    `crop` uint8 (size, size) what the classifier saw, and `values` float32 (h, w), zero or more, lie over the whole
+    crop: how much a place raised the score of the lesion's class, in logits per feature pixel.
+    """
+
+    index: int
+    window_mm: tuple[tuple[float, float], tuple[float, float]]
+    crop: NDArray[np.uint8]
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Where the classifier looked: Grad-CAM of the lesion's class, by plane (paper, Figures 4 and 5).
+
+    It belongs to one triplet, number `frame` of `frame_probabilities`, the one that stands for the lesion. The planes
+    have one scale and can be compared.
+    """
+
+    frame: int
+    planes: Mapping[str, PlaneHeatmap]
+
+
+@dataclass(frozen=True)
 class Lesion:
     """One lesion: a 3-D box, how surely it was detected, and how likely it is malignant.
 
@@ -38,6 +65,8 @@ class Lesion:
     frames: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Native slice indices of the triplets, by plane, in pairing order."""
     pictures: Mapping[str, str] = field(default_factory=dict)
+    heatmap: Heatmap | None = field(default=None, compare=False)
+    """Only when asked for (``scanside.load(explain="gradcam")``); not part of report.json."""
 
 
 @dataclass(frozen=True)

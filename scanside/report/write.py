@@ -25,6 +25,8 @@ __all__ = ["lesion_rows", "write_report", "write_study"]
 OVERVIEW = "pictures/overview.png"
 THREE_PLANES = "three_planes"
 """Key of a lesion's three-plane picture in its `pictures`."""
+HEATMAP = "heatmap"
+"""Key of the picture of where the classifier looked, for lesions that have a heatmap."""
 
 
 def write_report(
@@ -116,11 +118,8 @@ def write_study(
 
 
 def with_pictures(report: Report) -> Report:
-    """The report with the path of each lesion's picture filled in."""
-    return replace(
-        report,
-        lesions=tuple(replace(lesion, pictures={THREE_PLANES: _picture_path(lesion)}) for lesion in report.lesions),
-    )
+    """The report with the paths of each lesion's pictures filled in."""
+    return replace(report, lesions=tuple(replace(lesion, pictures=_picture_paths(lesion)) for lesion in report.lesions))
 
 
 def volume_folder(number: int, report: Report) -> str:
@@ -130,12 +129,16 @@ def volume_folder(number: int, report: Report) -> str:
     return "-".join([f"{number:02d}", *(word for word in words if word)] if any(words) else [f"{number:02d}", "volume"])
 
 
-def _picture_path(lesion: Lesion) -> str:
-    return f"pictures/lesion-{lesion.id:02d}.png"
+def _picture_paths(lesion: Lesion) -> dict[str, str]:
+    paths = {THREE_PLANES: f"pictures/lesion-{lesion.id:02d}.png"}
+    if lesion.heatmap is not None:
+        paths[HEATMAP] = f"pictures/lesion-{lesion.id:02d}-heatmap.png"
+    return paths
 
 
 def _fill(folder: Path, report: Report, voxels: Voxels, target: Path, cancel: Event | None) -> None:
     """Write every file of one report into an empty folder, report.json last."""
+    from scanside.report.heatmap import heatmap_picture
     from scanside.report.masks import masks_nrrd
     from scanside.report.pictures import lesion_picture, overview_picture, png
 
@@ -155,7 +158,10 @@ def _fill(folder: Path, report: Report, voxels: Voxels, target: Path, cancel: Ev
         (folder / "pictures").mkdir()
         write(OVERVIEW, png(overview_picture(report, voxels)))
         for lesion in report.lesions:
-            write(_picture_path(lesion), png(lesion_picture(report, lesion, voxels)))
+            paths = _picture_paths(lesion)
+            write(paths[THREE_PLANES], png(lesion_picture(report, lesion, voxels)))
+            if lesion.heatmap is not None:
+                write(paths[HEATMAP], png(heatmap_picture(report, lesion, lesion.heatmap)))
         masks_nrrd(folder / "masks.nrrd", report.mask, report.geometry, cancel=cancel)
         write("trace.json", trace.encode())
         write("report.json", text.encode("utf-8", "replace"))

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
-from scanside.training.errors import CheckpointError
+from scanside.errors import CheckpointError
+from scanside.models.weights import TRAINING_FORMAT as FORMAT
+from scanside.models.weights import load_weights
 
-FORMAT = "scanside-training/1"
+__all__ = ["Log", "load_checkpoint", "load_weights", "save_checkpoint", "save_weights", "versions", "write_json"]
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -58,32 +59,6 @@ def save_weights(model: nn.Module, path: Path, record: Mapping[str, Any]) -> Non
     save_file(tensors, temporary, metadata={"format": "pt"})
     temporary.replace(path)
     write_json(path.with_suffix(".json"), record)
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load `path` into `model`, every key required: safetensors, or a checkpoint (whose averaged weights are taken).
-
-    Raises
-    ------
-    CheckpointError
-        The file is absent or damaged, or its weights are another model's.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError("no weights here", where=path)
-    state: Mapping[str, Tensor]
-    if path.suffix == ".safetensors":
-        try:
-            state = load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError("the weights cannot be read", where=path, found=error) from None
-    else:
-        state = load_checkpoint(path)["average"]
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        found = "; ".join(line.strip() for line in str(error).splitlines()[1:3])[:200]
-        raise CheckpointError("the weights are another model's", where=path, found=found) from None
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -16,7 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from scanside.errors import UsageError
 from scanside.exam.planes import Plane
-from scanside.models.fusion import Branch, FusionClassifier
+from scanside.models.backbones import Branch
+from scanside.models.fusion import FusionClassifier
 from scanside.models.keras_weights import load_keras_resnet50
 from scanside.training.augment import brightness
 from scanside.training.cohort import STORED_MARGIN

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from scanside.errors import ScansideError
+from scanside.errors import CheckpointError, ScansideError
+
+__all__ = ["CheckpointError", "LeakError", "TrainingDataError"]
 
 
 class TrainingDataError(ScansideError):
@@ -13,9 +15,3 @@ class TrainingDataError(ScansideError):
 
 class LeakError(TrainingDataError):
     """A case or phantom that is on both sides of a split (exit code 3)."""
-
-
-class CheckpointError(ScansideError):
-    """A checkpoint or weight file that is damaged or belongs to another run (exit code 4)."""
-
-    exit_code = 4

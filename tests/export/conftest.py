@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from scanside.export import PackParameters, create_pack
 from scanside.models import FusionClassifier, Segmenter
-from scanside.models.fusion import _BLOCKS, PLANES
+from scanside.models.fusion import PLANES
 from scanside.pack import Licence, Pack, load_pack
 
 SIZE = 32
@@ -26,14 +25,6 @@ class Exported:
     sections: list[np.ndarray]
     triplets: list[dict[str, np.ndarray]]
     pack: Pack
-
-
-@pytest.fixture(scope="session")
-def shallow() -> Iterator[str]:
-    """A backbone of one block a stage, so that building, exporting and running cost little."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(_BLOCKS, "shallow", [1, 1, 1, 1])
-        yield "shallow"
 
 
 @pytest.fixture(scope="session")

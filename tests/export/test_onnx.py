@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from scanside.export.onnx import SegmenterGraph
+from scanside.export import export_classifier, graph_answers
+from scanside.export.onnx import HEATMAPS, SegmenterGraph
+from scanside.models import FusionClassifier, probability_and_heatmaps
 
 
 @pytest.fixture
@@ -40,7 +43,10 @@ def test_names_types_and_shapes_are_the_contract_s(models: dict[str, onnx.ModelP
     assert shapes(models["segmenter"].graph.output) == {"probability": (uint8, section)}
     crop = (uint8, ["batch", 1, 32, 32])
     assert shapes(models["classifier"].graph.input) == {"transverse": crop, "sagittal": crop, "coronal": crop}
-    assert shapes(models["classifier"].graph.output) == {"probability": (float32, ["batch"])}
+    assert shapes(models["classifier"].graph.output) == {
+        "probability": (float32, ["batch"]),
+        "heatmaps": (float32, ["batch", 3, 1, 1]),
+    }
 
 
 def test_graphs_are_standard_ops_without_batch_norm_or_shape_arithmetic(models: dict[str, onnx.ModelProto]) -> None:
@@ -95,3 +101,18 @@ def test_results_do_not_depend_on_the_batch(exported: Any) -> None:
     together = run(None, crops)[0]
     alone = [run(None, {plane: x[i : i + 1] for plane, x in crops.items()})[0][0] for i in range(3)]
     assert np.allclose(together, alone, atol=1e-5)
+
+
+def test_every_backbone_answers_and_draws_as_in_pytorch(single: FusionClassifier, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    pixels = rng.integers(0, 256, (2, 1, 64, 64), dtype=np.uint8)
+    pixels[1] //= 4
+    graph = export_classifier(single, tmp_path / "graph.onnx", 64).read_bytes()
+    with torch.no_grad():
+        expected = [answer.numpy() for answer in probability_and_heatmaps(single, torch.from_numpy(pixels))]
+    batch = {"transverse": pixels}
+    (probability,), (heatmaps,) = graph_answers(graph, [batch]), graph_answers(graph, [batch], HEATMAPS)
+    assert np.allclose(probability, expected[0], atol=1e-4)
+    assert abs(expected[0][0] - expected[0][1]) > 1e-3
+    assert expected[1].max() > 0
+    assert np.allclose(heatmaps, expected[1], rtol=1e-3, atol=1e-4 * expected[1].max())

@@ -22,6 +22,7 @@ def test_the_manifest_says_what_the_networks_are(exported: Any) -> None:
     assert (manifest.name, manifest.version, manifest.card) == ("random", "0", "MODEL_CARD.md")
     assert (manifest.classifier.backbone, manifest.classifier.variant) == ("shallow", "fusion2")
     assert manifest.classifier.inputs == {plane: plane for plane in PLANES}
+    assert manifest.classifier.heatmaps == "heatmaps"
     assert (manifest.classifier.size, manifest.segmenter.threshold) == (32, 0.4)
     assert manifest.segmenter.mean == pytest.approx(float(exported.segmenter.mean), abs=1e-6)
     assert manifest.provenance == {"seed": 0}
@@ -31,8 +32,13 @@ def test_graphs_were_compared_with_pytorch_and_with_each_other(exported: Any) ->
     checks = exported.pack.manifest.checks
     made = [(c.network, c.compared, c.against) for c in checks]
     comparisons = [("FP32 graph", "PyTorch"), ("8-bit weights", "FP32 graph"), ("8-bit weights", "PyTorch")]
-    assert made == [(network, *pair) for network in ("segmenter", "classifier") for pair in comparisons]
-    assert [c.items for c in checks] == [3, 3, 3, 3, 3, 3]
+    drawn = [(f"{graph}, heatmaps", "PyTorch") for graph in ("FP32 graph", "8-bit weights")]
+    assert made[:6] == [(network, *pair) for network in ("segmenter", "classifier") for pair in comparisons]
+    assert made[6:] == [("classifier", *pair) for pair in drawn]
+    assert [c.items for c in checks[:6]] == [3, 3, 3, 3, 3, 3]
+    assert checks[6].items == 3
+    assert checks[6].max_error < 1e-3
+    assert 0 < checks[7].max_error < 0.5  # random weights, so rounding weighs much
     assert all((c.dice is not None) == (c.network == "segmenter") for c in checks)
     assert checks[0].mean_error < 1e-4
     assert checks[3].max_error < 1e-5
@@ -114,7 +120,7 @@ def without_exporting(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_graph_that_strays_from_pytorch_makes_no_pack(
     exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exported.classifier, "head", lambda pooled: pooled[:, :2] * 0 + torch.tensor([0.0, 3.0]))
+    monkeypatch.setitem(exported.classifier.classify._parameters, "bias", torch.tensor([0.0, 3.0]))
     monkeypatch.setattr(pack_module, "MAX_EXPORT_ERROR", {"segmenter": 0.1, "classifier": 0.05})
     with pytest.raises(EngineError, match="classifier: the exported graph strays from PyTorch"):
         make(exported, tmp_path / "pack")
@@ -125,7 +131,7 @@ def test_a_graph_that_strays_from_pytorch_makes_no_pack(
 def test_a_network_that_answers_nan_makes_no_pack(
     exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exported.classifier, "head", lambda pooled: pooled[:, :2] * float("nan"))
+    monkeypatch.setitem(exported.classifier.classify._parameters, "bias", torch.full((2,), float("nan")))
     monkeypatch.setattr(pack_module, "MAX_EXPORT_ERROR", {"segmenter": 0.1, "classifier": 0.05})
     with pytest.raises(EngineError, match="a network answered NaN"):
         make(exported, tmp_path / "pack")

@@ -106,18 +106,41 @@ def test_each_kind_of_weight_is_rounded_along_its_output_channels() -> None:
     assert np.allclose(found, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
 
 
-def test_biases_small_and_shared_weights_stay_float() -> None:
+def test_biases_and_small_weights_stay_float() -> None:
     model = network(np.random.default_rng(0))
     graph, errors = quantize_weights(model.SerializeToString(), min_weights=100)
     assert {e.name for e in errors} == {"conv", "transposed"}
     floats = {t.name for t in onnx.load_from_string(graph).graph.initializer if t.data_type == TensorProto.FLOAT}
     assert {"bias", "depthwise", "gemm"} <= floats
 
-    nodes = [helper.make_node("MatMul", ["x", "shared"], ["y"]), helper.make_node("MatMul", ["y", "shared"], ["z"])]
-    x, z = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 6]) for name in "xz")
-    shared = helper.make_graph(nodes, "g", [x], [z], [numpy_helper.from_array(np.eye(6, dtype=np.float32), "shared")])
+
+@pytest.mark.parametrize("reader", ["MatMul", "Add"])
+def test_a_shared_weight_is_rounded_once_and_only_where_every_reader_multiplies(reader: str) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "shared"], ["y"], transB=1),
+        helper.make_node("MatMul", ["y", "shared"], ["z"]),
+        helper.make_node(reader, ["z", "shared"], ["a"]),
+    ]
+    x, a = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [6, 6]) for name in "xa")
+    weight = np.random.default_rng(0).normal(0, 1, (6, 6)).astype(np.float32)
+    shared = helper.make_graph(nodes, "g", [x], [a], [numpy_helper.from_array(weight, "shared")])
     model = helper.make_model(shared, ir_version=9, opset_imports=[helper.make_opsetid("", 18)])
-    assert quantize_weights(model.SerializeToString(), min_weights=1)[1] == []
+    graph, errors = quantize_weights(model.SerializeToString(), min_weights=1)
+    if reader == "Add":
+        assert errors == []
+        return
+    made = onnx.load_from_string(graph).graph
+    assert [e.name for e in errors] == ["shared"]
+    assert [node.op_type for node in made.node].count("DequantizeLinear") == 1
+    assert [node.input[1] for node in made.node[1:]] == ["shared.float"] * 3
+    assert {t.name for t in made.initializer} == {"shared.int8", "shared.scale", "shared.zero"}
+    quantized, scale = quantize_channels(weight, 0)
+    rounded = quantized * scale[:, None]
+    given = np.random.default_rng(1).normal(0, 1, (6, 6)).astype(np.float32)
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    found = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"]).run(None, {"x": given})[0]
+    assert np.allclose(found, given @ rounded.T @ rounded @ rounded, atol=1e-4)
 
 
 def test_a_weight_that_is_not_finite_is_named() -> None:

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 
 from scanside.errors import UsageError
 from scanside.models import VARIANTS, FusionClassifier
-from scanside.models.fusion import _BLOCKS, PLANES
+from scanside.models.fusion import PLANES, PLANES_OF
 
-
-@pytest.fixture(scope="module", autouse=True)
-def shallow() -> Iterator[None]:
-    """A backbone of one block a stage, so that building and running cost little."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(_BLOCKS, "shallow", [1, 1, 1, 1])
-        yield
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 @pytest.fixture(scope="module")
-def fusion2(shallow: None) -> FusionClassifier:
+def fusion2(shallow: str) -> FusionClassifier:
     torch.manual_seed(1)
-    return FusionClassifier("shallow").eval()
+    return FusionClassifier(shallow).eval()
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +68,42 @@ def test_smaller_variants_use_their_planes_only(variant: str, crops: list[Tensor
     torch.manual_seed(3)
     model = FusionClassifier("shallow", variant).eval()
     own = [crops[PLANES.index(plane)] for plane in model.planes]
-    expected = {"fusion1": ("transverse", "sagittal")}.get(variant, (variant,))
-    assert model.planes == expected == tuple(model.branches)
+    expected = {"fusion1": ("transverse", "sagittal"), "late": PLANES}.get(variant, (variant,))
+    assert model.planes == PLANES_OF[variant] == expected == tuple(model.branches)
     all_three = model.probability(*crops)
     assert torch.equal(all_three, model.probability(*own))
     blank = [x if plane in model.planes else torch.zeros_like(x) for plane, x in zip(PLANES, crops, strict=True)]
     assert torch.equal(all_three, model.probability(*blank))
+
+
+@torch.no_grad()
+def test_fusion1_classifies_half_the_sum_of_the_pooled_maps(crops: list[Tensor]) -> None:
+    torch.manual_seed(4)
+    model = FusionClassifier("shallow", "fusion1").eval()
+    t, s = (branch(model.normalise(x)).mean((2, 3)) for branch, x in zip(model.branches.values(), crops, strict=False))
+    assert torch.allclose(model(*map(model.normalise, crops)), model.classify((t + s) / 2), atol=1e-6)
+
+
+@torch.no_grad()
+def test_late_averages_the_probabilities_of_three_single_planes(crops: list[Tensor]) -> None:
+    torch.manual_seed(5)
+    late = FusionClassifier("shallow", "late").eval()
+    alone = []
+    for plane, x in zip(PLANES, crops, strict=True):
+        single = FusionClassifier("shallow", plane).eval()
+        single.branches[plane].load_state_dict(late.branches[plane].state_dict())
+        single.classify.load_state_dict(late.classify[plane].state_dict())
+        alone.append(single.probability(x))
+    assert torch.allclose(late.probability(*crops), torch.stack(alone).mean(0), atol=1e-6)
+    assert (torch.stack(alone).std(0) > 1e-4).all()
+
+
+def test_late_learns_through_every_plane(crops: list[Tensor]) -> None:
+    late = FusionClassifier("shallow", "late")
+    loss = torch.nn.functional.cross_entropy(late(*map(late.normalise, crops)), torch.tensor([0, 1]))
+    loss.backward()
+    assert all(late.classify[plane].weight.grad.abs().sum() > 0 for plane in PLANES)
+    assert all(late.branches[plane].conv1.weight.grad.abs().sum() > 0 for plane in PLANES)
 
 
 def test_stride_may_sit_on_the_first_convolution() -> None:

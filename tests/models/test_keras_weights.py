@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scanside.errors import ScansideError, UsageError
 from scanside.models import load_keras_resnet50
-from scanside.models.fusion import Branch
+from scanside.models.backbones import Branch
 from scanside.models.keras_weights import BGR_MEANS, KERAS_EPSILON
 
 

@@ -40,12 +40,21 @@ def read(content: dict[str, Any]) -> Manifest:
 
 def test_a_good_manifest_passes_both(content: dict[str, Any]) -> None:
     content["certificates"] = [CERTIFICATE]
+    content["classifier"]["heatmaps"] = "heatmaps"
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(content, SCHEMA)
     manifest = read(content)
     assert manifest.segmenter.pitch_mm == 1.0
     assert manifest.classifier.inputs["sagittal"] == "sagittal"
     assert manifest.certificates[0].auc_ci == (-0.001, 0.003)
+    assert manifest.classifier.heatmaps == "heatmaps"
+
+
+def test_a_manifest_of_before_heatmaps_keeps_its_hash_when_written_again(content: dict[str, Any]) -> None:
+    assert "heatmaps" not in content["classifier"]
+    manifest, sha256 = Manifest.from_json(json.dumps(content).encode())
+    assert manifest.classifier.heatmaps is None
+    assert Manifest.from_json(manifest.to_json())[1] == sha256
 
 
 def test_what_is_written_reads_back(content: dict[str, Any]) -> None:
@@ -78,6 +87,7 @@ BAD: list[tuple[tuple[str | int, ...], Any, str]] = [
     (("segmenter", "planes"), [], "segmenter: planes: empty"),
     (("segmenter", "graph"), "../segmenter.onnx", "not a plain file name"),
     (("classifier", "graph"), "/etc/passwd", "not a plain file name"),
+    (("classifier", "heatmaps"), 3, "classifier: heatmaps: wrong type"),
     (("classifier", "inputs"), {"axial": "x"}, "classifier: inputs: unknown value"),
     (("classifier", "margin"), 0.5, "classifier: margin: out of range"),
     (("golden", 0, "network"), "detector", "golden: network: unknown value"),

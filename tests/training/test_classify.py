@@ -178,7 +178,7 @@ def test_module_names():
     assert module_names("conv5_block1_2") == ("layer4.0.conv2", "layer4.0.bn2")
     assert module_names("conv3_block1_0") == ("layer2.0.downsample.0", "layer2.0.downsample.1")
     with torch.device("meta"):
-        from scanside.models.fusion import Branch
+        from scanside.models.backbones import Branch
 
         branch = Branch("resnet50", "1x1")
     for layer in ("conv1", "conv5_block3_3", "conv2_block1_0"):
