@@ -19,8 +19,8 @@ from scanside.exam.planes import Plane
 from scanside.models.fusion import Branch, FusionClassifier
 from scanside.models.keras_weights import load_keras_resnet50
 from scanside.training.augment import brightness
-from scanside.training.cohort import STORED_MARGIN
 from scanside.training.cohort_data import PhantomData, check_seeds, cohort_files, read_phantom, split_seeds
+from scanside.training.cutting import STORED_MARGIN
 from scanside.training.errors import TrainingDataError
 from scanside.training.loop import Arithmetic, train
 from scanside.training.recipe import ClassifierRecipe

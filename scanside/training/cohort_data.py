@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanside.exam.planes import Plane
-from scanside.training.cohort import FORMAT
+from scanside.training.cutting import FORMAT, Origin
 from scanside.training.errors import LeakError, TrainingDataError
 
 _NAME = re.compile(r"phantom-(\d+)\.npz")
@@ -41,9 +41,13 @@ class PlaneSections:
 
 @dataclass(frozen=True)
 class PhantomData:
-    """What is stored of one phantom. See `CohortSettings` and the functions of `scanside.training.cohort`."""
+    """What is stored of one volume, mostly a phantom. See `CohortSettings` and `scanside.training.cutting`.
+
+    `seed` is the phantom's, or the volume's number in its data set. `planes` holds what was asked for.
+    """
 
     seed: int
+    origin: Origin
     pitch_mm: float
     planes: dict[Plane, PlaneSections]
     triplets: NDArray[np.uint8]
@@ -66,7 +70,7 @@ def cohort_files(folder: str | Path) -> dict[int, Path]:
             "no cohort here",
             where=folder,
             expected="phantom-*.npz",
-            remedy="make it with: python -m scanside.training cohort --out DIR --seeds FIRST:LAST",
+            remedy="make it with: scanside cohort phantoms --out DIR --seeds FIRST:LAST",
         )
     return dict(sorted(found.items()))
 
@@ -94,6 +98,13 @@ def read_phantom(file: Path, *, sections: Sequence[Plane] = tuple(Plane), triple
     with _opened(file) as arrays:
         meta = _meta(arrays, file)
         planes = {}
+        if sections and f"{sections[0]}_images" not in arrays:
+            raise TrainingDataError(
+                "this cohort holds lesions alone",
+                where=file.parent,
+                expected="sections of whole volumes",
+                remedy="train the segmenter on a cohort of whole phantoms, volumes or pictures",
+            )
         for plane in sections:
             lesions, images = arrays[f"{plane}_lesions"], arrays[f"{plane}_images"]
             packed = arrays[f"{plane}_masks"]
@@ -101,6 +112,7 @@ def read_phantom(file: Path, *, sections: Sequence[Plane] = tuple(Plane), triple
             planes[plane] = PlaneSections(images, packed, arrays[f"{plane}_sections"], lesions, empty)
         return PhantomData(
             meta["seed"],
+            _origin(meta),
             meta["settings"]["pitch_mm"],
             planes,
             arrays["triplets"] if triplets else np.zeros((0, 0, 0, 3, 1, 1), np.uint8),
@@ -108,6 +120,17 @@ def read_phantom(file: Path, *, sections: Sequence[Plane] = tuple(Plane), triple
             arrays["lesion_boxes_mm"],
             arrays["lesion_diameters_mm"],
         )
+
+
+def read_origin(file: Path) -> Origin:
+    """Where the case of a file comes from.
+
+    Raises
+    ------
+    TrainingDataError
+        The file is damaged, or of another format.
+    """
+    return _origin(read_meta(file))
 
 
 def split_seeds(seeds: Sequence[int], validation: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -166,3 +189,9 @@ def _meta(arrays: Any, file: Path) -> dict[str, Any]:
     if meta.get("format") != FORMAT:
         raise TrainingDataError("the file is of another kind", where=file, expected=FORMAT, found=meta.get("format"))
     return meta
+
+
+def _origin(meta: dict[str, Any]) -> Origin:
+    """The origin that a file states; the first cohorts state none, and were phantoms."""
+    name = f"phantom {meta['seed']}"
+    return Origin(**meta.get("origin", {"data": "phantom", "case": name, "patient": name}))

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from scanside.exam.geometry import Box, Geometry
-from scanside.training.cohort import CohortSettings, build_cohort
+from scanside.training.cohort import build_cohort
+from scanside.training.cutting import CohortSettings
 
 TINY = CohortSettings(keep_every=4, lesion_sections=4, boxes=2, frames=2, crop_size=40)
 

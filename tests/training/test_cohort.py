@@ -5,8 +5,9 @@ import pytest
 
 from scanside.errors import UsageError
 from scanside.exam.planes import Plane, SectionGrid, crop, crop_side_mm, triplet_indices
-from scanside.training.cohort import CohortSettings, PhantomMaker, build_cohort, cohort_file, jittered, lesion_count
+from scanside.training.cohort import PhantomMaker, build_cohort, cohort_file, lesion_count
 from scanside.training.cohort_data import check_seeds, cohort_files, read_meta, read_phantom, split_seeds
+from scanside.training.cutting import CohortSettings, jittered
 from scanside.training.errors import LeakError, TrainingDataError
 
 
