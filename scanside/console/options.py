@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from collections.abc import Sequence
 
-from scanside.errors import UsageError
+from scanside.errors import EngineError, UsageError
 
 
 def spacing_from(text: str | None) -> tuple[float, float, float] | None:
@@ -53,3 +55,35 @@ def shape_from(text: str) -> tuple[int, int, int]:
             remedy="for example --shape 318x600x800",
         )
     return values  # type: ignore[return-value]
+
+
+def range_from(option: str, text: str) -> tuple[int, int]:
+    """`1000:1072` as two whole numbers, the second no smaller.
+
+    Raises
+    ------
+    UsageError
+        Anything else.
+    """
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdigit() and last.isdigit() and int(first) <= int(last)):
+        raise UsageError(f"{option} makes no sense", expected="two numbers, as in 1000:1072", found=repr(text))
+    return int(first), int(last)
+
+
+def require_extra(extra: str, modules: Sequence[str]) -> None:
+    """Refuse to go on without the packages that an extra of this distribution installs.
+
+    Raises
+    ------
+    EngineError
+        A package is not installed.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EngineError(
+            f"this needs the `{extra}` extra",
+            expected=", ".join(modules),
+            found=f"no {', '.join(missing)}",
+            remedy=f'install it with: pip install "scanside[{extra}]"',
+        )

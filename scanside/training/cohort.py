@@ -36,7 +36,7 @@ class Job(Protocol):
 
     @property
     def made_with(self) -> dict[str, Any]:
-        """What must be the same in all files of a folder, beside the settings."""
+        """What its file must have been made with, beside the settings."""
 
     def arrays(self, settings: CohortSettings) -> dict[str, NDArray]:
         """The arrays of the file, by name."""

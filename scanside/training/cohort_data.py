@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scanside.exam.planes import Plane
 from scanside.training.cutting import FORMAT, Origin
-from scanside.training.errors import LeakError, TrainingDataError
+from scanside.training.errors import TrainingDataError
 
 _NAME = re.compile(r"phantom-(\d+)\.npz")
 
@@ -47,13 +47,13 @@ class PhantomData:
     """
 
     seed: int
-    origin: Origin
     pitch_mm: float
     planes: dict[Plane, PlaneSections]
     triplets: NDArray[np.uint8]
     malignant: NDArray[np.bool_]
     boxes_mm: NDArray[np.float32]
     diameters_mm: NDArray[np.float32]
+    origin: Origin
 
 
 def cohort_files(folder: str | Path) -> dict[int, Path]:
@@ -112,13 +112,13 @@ def read_phantom(file: Path, *, sections: Sequence[Plane] = tuple(Plane), triple
             planes[plane] = PlaneSections(images, packed, arrays[f"{plane}_sections"], lesions, empty)
         return PhantomData(
             meta["seed"],
-            _origin(meta),
             meta["settings"]["pitch_mm"],
             planes,
             arrays["triplets"] if triplets else np.zeros((0, 0, 0, 3, 1, 1), np.uint8),
             arrays["lesion_malignant"],
             arrays["lesion_boxes_mm"],
             arrays["lesion_diameters_mm"],
+            _origin(meta),
         )
 
 
@@ -131,30 +131,6 @@ def read_origin(file: Path) -> Origin:
         The file is damaged, or of another format.
     """
     return _origin(read_meta(file))
-
-
-def split_seeds(seeds: Sequence[int], validation: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(training, validation) seeds: the last `validation` seeds are held out.
-
-    Raises
-    ------
-    TrainingDataError
-        Nothing would be left to train on.
-    """
-    ordered = tuple(sorted(seeds))
-    if len(ordered) <= validation:
-        raise TrainingDataError(
-            "the cohort is too small", expected=f"more than {validation} phantoms", found=f"{len(ordered)}"
-        )
-    cut = len(ordered) - validation
-    return ordered[:cut], ordered[cut:]
-
-
-def check_seeds(training: Sequence[int], validation: Sequence[int]) -> None:
-    """Raise `LeakError` when a phantom is on both sides of a split."""
-    both = sorted(set(training) & set(validation))
-    if both:
-        raise LeakError("phantoms are on both sides of the split", found=", ".join(map(str, both[:10])))
 
 
 class _opened:  # noqa: N801

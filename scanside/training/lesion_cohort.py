@@ -138,7 +138,7 @@ def lesion_jobs(part: Part, difficulty: float = 0.0) -> list[LesionJob]:
 
 def build_lesion_cohort(
     out: str | Path,
-    parts: Iterable[str] = tuple(PARTS),
+    parts: Iterable[str] | None = None,
     *,
     difficulty: float = 0.0,
     workers: int = 2,
@@ -149,9 +149,9 @@ def build_lesion_cohort(
 
     Parameters
     ----------
-    parts : iterable of str
-        "train", "validation", "test" (hospital A: 832, 204 and 116 lesions), "external-b" (102), "external-c" (119),
-        "parity" (600, hospital A).
+    parts : iterable of str, optional
+        All if not given: "train", "validation", "test" (hospital A: 832, 204 and 116 lesions), "external-b" (102),
+        "external-c" (119), "parity" (600, hospital A).
     difficulty : float
         How far the classes overlap (`Population.difficulty`).
 
@@ -161,7 +161,7 @@ def build_lesion_cohort(
         An unknown part, or `out` holds lesions of other settings or another difficulty.
     """
     jobs: list[Job] = []
-    for name in parts:
+    for name in PARTS if parts is None else parts:
         if name not in PARTS:
             raise UsageError("the lesion cohort has no such part", expected=" | ".join(PARTS), found=name)
         jobs += lesion_jobs(PARTS[name], difficulty)

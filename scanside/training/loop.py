@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,8 +26,6 @@ from scanside.training.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 LOG_EVERY_STEPS = 10
-FINAL_LR = 1e-2
-"""The cycle ends at this part of the peak learning rate."""
 RECALIBRATION_STREAM = 1 << 30
 """Batch numbers from here on are those that recalibrate the batch norms."""
 
@@ -75,13 +73,13 @@ class Task(Protocol):
         """Data and split, for the record beside the weights."""
 
 
-def one_cycle(fraction: float, warmup: float) -> float:
-    """Learning rate as a part of its peak: up from 1/20 over `warmup`, then down a cosine."""
+def one_cycle(fraction: float, warmup: float, final: float) -> float:
+    """Learning rate as a part of its peak: up from 1/20 over `warmup`, then down a cosine to `final`."""
     fraction = min(max(fraction, 0.0), 1.0)
     if fraction < warmup:
         return 0.05 + 0.95 * fraction / warmup
     down = (fraction - warmup) / max(1e-9, 1 - warmup)
-    return FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * down))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * down))
 
 
 class AveragedModel:
@@ -122,7 +120,26 @@ def recalibrate(task: Task, model: nn.Module, arithmetic: Arithmetic, seed: int,
         norm.momentum = momentum
 
 
-def train(task: Task, recipe: Recipe, out: str | Path, *, arithmetic: Arithmetic | None = None) -> Path:
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is: `done` of `total` steps, or seconds where the budget is in minutes."""
+
+    stage: str
+    done: int
+    total: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def train(
+    task: Task,
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    arithmetic: Arithmetic | None = None,
+    progress: OnProgress | None = None,
+) -> Path:
     """Train `task` to the end of its budget and return the path of the weights, ``OUT/<task.name>.safetensors``.
 
     Continues from ``OUT/<task.name>.checkpoint.pt`` when there is one, and does nothing when the weights stand.
@@ -139,12 +156,15 @@ def train(task: Task, recipe: Recipe, out: str | Path, *, arithmetic: Arithmetic
     out.mkdir(parents=True, exist_ok=True)
     arithmetic = arithmetic or best_arithmetic()
     run = _Run(task, recipe, out, arithmetic)
+    progress = progress or (lambda step: None)
     if run.weights.is_file() and not run.checkpoint.is_file():
         logger.info("%s stands already", run.weights)
         return run.weights
     run.resume()
+    progress(run.progress())
     while run.fraction < 1.0:
         run.step_once()
+        progress(run.progress())
     return run.finish()
 
 
@@ -171,6 +191,13 @@ class _Run:
             return self.step / self.recipe.steps
         assert self.recipe.minutes is not None
         return self.elapsed_s / (60 * self.recipe.minutes)
+
+    def progress(self) -> Progress:
+        if self.recipe.steps is not None:
+            return Progress(self.task.name, self.step, self.recipe.steps)
+        assert self.recipe.minutes is not None
+        total = max(1, round(60 * self.recipe.minutes))
+        return Progress(self.task.name, min(total, round(self.elapsed_s)), total)
 
     def resume(self) -> None:
         if not self.checkpoint.is_file():
@@ -210,12 +237,15 @@ class _Run:
 
     def step_once(self) -> None:
         before = self.fraction
-        rate = self.recipe.peak_lr * one_cycle(before, self.recipe.warmup)
+        rate = self.recipe.peak_lr * one_cycle(before, self.recipe.warmup, self.recipe.final_lr)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         self.task.train_mode(self.model)
-        loss = _loss_of(self.task, self.model, self.arithmetic, self.recipe.seed, self.step, before)
-        loss.backward()
+        count, loss = self.recipe.accumulate, 0.0
+        for number in range(self.step * count, (self.step + 1) * count):
+            part = _loss_of(self.task, self.model, self.arithmetic, self.recipe.seed, number, before) / count
+            part.backward()
+            loss += part.item()
         nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], 5.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -223,7 +253,7 @@ class _Run:
         self.average.update(self.model, self.step)
         now = time.monotonic()
         self.elapsed_s, self.clock = self.elapsed_s + now - self.clock, now
-        self.losses.append(loss.item())
+        self.losses.append(loss)
         after = self.fraction
         if self.step % LOG_EVERY_STEPS == 0 or after >= 1:
             self.log_step(rate, after)

@@ -125,3 +125,12 @@ def test_an_unknown_part_is_refused(tmp_path):
     with pytest.raises(UsageError, match="external-c"):
         build_lesion_cohort(tmp_path / "out", ["external-d"])
     assert not (tmp_path / "out").exists()
+
+
+def test_cohorts_are_made_without_the_train_extra():
+    import subprocess
+    import sys
+
+    code = "import sys, scanside.training.lesion_cohort; print(*(m for m in sys.argv[1:] if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code, "torch", "scipy"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -47,7 +47,7 @@ def test_bad_values_are_refused(values):
 
 
 def test_no_such_recipe_lists_the_known_ones():
-    with pytest.raises(UsageError, match="classifier, segmenter"):
+    with pytest.raises(UsageError, match="classifier, paper, segmenter"):
         load_recipe("segmentor", SegmenterRecipe)
 
 
