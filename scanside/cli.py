@@ -349,7 +349,7 @@ Run it again to continue a stopped training.
 )
 def train(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="segmenter, classifier, paper, or the path of a .toml file.")
+        str, typer.Argument(metavar="RECIPE", help="segmenter, classifier, paper, tables, or the path of a .toml file.")
     ],
     data: Annotated[list[Path], typer.Option("--data", metavar="DIR", help="A data set; may be given several times.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for weights, split, log and checkpoint.")],

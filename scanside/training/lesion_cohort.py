@@ -76,7 +76,7 @@ class Part:
 
     def patients(self) -> list[str]:
         """Each lesion's patient, in the order of `seeds`."""
-        twice = BILATERAL_PATIENTS if self.name == "train" else 0
+        twice = min(BILATERAL_PATIENTS, len(self.seeds) // 2) if self.name == "train" else 0
         numbers = [*np.repeat(np.arange(twice), 2), *range(twice, len(self.seeds) - twice)]
         return [f"{self.hospital.name} {self.name} {n:04d}" for n in numbers]
 

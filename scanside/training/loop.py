@@ -6,6 +6,7 @@ killed and continued sees what an unbroken one sees; with a budget in steps it a
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -155,17 +156,47 @@ def train(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     arithmetic = arithmetic or best_arithmetic()
+    if (weights := finished_weights(task.name, recipe, out)) is not None:
+        return weights
     run = _Run(task, recipe, out, arithmetic)
     progress = progress or (lambda step: None)
-    if run.weights.is_file() and not run.checkpoint.is_file():
-        logger.info("%s stands already", run.weights)
-        return run.weights
     run.resume()
     progress(run.progress())
     while run.fraction < 1.0:
         run.step_once()
         progress(run.progress())
     return run.finish()
+
+
+def finished_weights(name: str, recipe: Recipe, out: Path) -> Path | None:
+    """The weights of the network `name` when its training in `out` has ended.
+
+    Raises
+    ------
+    UsageError
+        They were trained by another recipe.
+    """
+    weights = out / f"{name}.safetensors"
+    record = weights.with_suffix(".json")
+    if not (weights.is_file() and record.is_file()) or (out / f"{name}.checkpoint.pt").is_file():
+        return None
+    _check_recipe(json.loads(record.read_text(encoding="utf-8"))["recipe"], recipe, "the weights", weights)
+    logger.info("%s stands already", weights)
+    return weights
+
+
+def _check_recipe(found: Mapping[str, Any], recipe: Recipe, what: str, where: Path) -> None:
+    """Refuse what another recipe made; a key that was unknown then has its default."""
+    mine = _plain(asdict(recipe))
+    defaults = _plain(asdict(type(recipe)(steps=1)))
+    differ = sorted(k for k in mine if found.get(k, defaults[k]) != mine[k])
+    if differ:
+        raise UsageError(
+            f"{what} here were made by another recipe",
+            where=where,
+            found=f"other {', '.join(differ)}",
+            remedy="use another --out, or the same recipe and options",
+        )
 
 
 class _Run:
@@ -203,15 +234,7 @@ class _Run:
         if not self.checkpoint.is_file():
             return
         state = load_checkpoint(self.checkpoint)
-        mine = _plain(asdict(self.recipe))
-        if state["recipe"] != mine:
-            differ = sorted(k for k in mine if state["recipe"].get(k) != mine[k])
-            raise UsageError(
-                "the checkpoint here was made by another recipe",
-                where=self.checkpoint,
-                found=f"other {', '.join(differ)}",
-                remedy="use another --out, or the same recipe and options",
-            )
+        _check_recipe(state["recipe"], self.recipe, "the checkpoint's steps", self.checkpoint)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         for key, value in state["average"].items():

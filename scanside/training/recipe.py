@@ -147,7 +147,7 @@ def trained_by(name: str | Path) -> str:
 
 
 def load_recipe(name: str | Path, kind: type[R], **overrides: Any) -> R:
-    """The recipe `name`: one of the package's ("segmenter", "classifier", "paper"), or a path to a TOML file.
+    """The recipe `name`: one of the package's ("segmenter", "classifier", "paper", "tables"), or a path to a TOML file.
 
     `overrides` replace keys of the file; None leaves the file's value. A new `steps` also replaces the file's
     `minutes`, and the other way round.

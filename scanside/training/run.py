@@ -14,7 +14,7 @@ from scanside.training.checkpoint import load_weights
 from scanside.training.classify import ClassifierTask
 from scanside.training.datasets import DataSet, open_data
 from scanside.training.datasets.open import VALIDATION_IMAGES
-from scanside.training.loop import Arithmetic, OnProgress, Progress, train
+from scanside.training.loop import Arithmetic, OnProgress, Progress, finished_weights, train
 from scanside.training.predictions import lesion_predictions, write_predictions
 from scanside.training.recipe import ClassifierRecipe, Recipe, SegmenterRecipe, load_recipe, trained_by
 from scanside.training.segment import SegmenterTask
@@ -101,6 +101,10 @@ def train_classifier(
     """
     out = Path(out)
     split = _split(recipe, sets, out, ClassifierTask.name)
+    predictions = out / f"{ClassifierTask.name}.predictions.csv"
+    finished = finished_weights(ClassifierTask.name, recipe, out)
+    if finished is not None and predictions.is_file():
+        return finished
     task = ClassifierTask(recipe, list(split.lesions(TRAIN)), list(split.lesions(VALIDATION)), imagenet, split.record())
     if any(s.pictures for s in sets) and len(task.planes) > 1:
         raise UsageError(
@@ -110,8 +114,7 @@ def train_classifier(
             found=recipe.variant,
         )
     weights = train(task, recipe, out, arithmetic=arithmetic, progress=progress)
-    predictions = out / f"{ClassifierTask.name}.predictions.csv"
-    if not predictions.is_file() and split.kept_out:
+    if split.kept_out:
         load_weights(task.model, weights)
         write_predictions(predictions, predict_parts(task.model.eval(), split, recipe))
     return weights

@@ -132,6 +132,22 @@ def test_another_recipe_does_not_continue(tmp_path):
         train(TinyTask(), replace(RECIPE, peak_lr=0.5), tmp_path, arithmetic=CPU)
 
 
+def test_finished_weights_of_another_recipe_are_not_taken(tmp_path):
+    train(TinyTask(), RECIPE, tmp_path, arithmetic=CPU)
+    with pytest.raises(UsageError, match=r"weights here were made by another recipe.*other peak_lr, seed"):
+        train(TinyTask(), replace(RECIPE, peak_lr=0.5, seed=6), tmp_path, arithmetic=CPU)
+
+
+def test_a_checkpoint_from_before_a_key_was_known_continues(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(TinyTask(4), RECIPE, tmp_path, arithmetic=CPU)
+    file = tmp_path / "tiny.checkpoint.pt"
+    state = torch.load(file, weights_only=True)
+    del state["recipe"]["accumulate"], state["recipe"]["final_lr"]
+    torch.save(state, file)
+    assert train(TinyTask(), RECIPE, tmp_path, arithmetic=CPU).is_file()
+
+
 @pytest.mark.parametrize("keep", [0, 50, 3000])
 def test_a_truncated_checkpoint_is_a_clear_error(tmp_path, keep):
     with pytest.raises(KeyboardInterrupt):
