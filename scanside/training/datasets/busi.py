@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 
 from scanside.training.datasets.pictures import MaskedPicture
-from scanside.training.datasets.tables import check_files
 from scanside.training.errors import TrainingDataError
+from scanside.training.tables import check_files
 
 NAME = "BUSI"
 FOLDER = "Dataset_BUSI_with_GT"

@@ -15,9 +15,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from scanside.training.cutting import Origin
-from scanside.training.datasets.tables import check_files, check_once, malignant_from, table_rows
 from scanside.training.datasets.volumes import VolumeCase
 from scanside.training.errors import TrainingDataError
+from scanside.training.tables import check_files, check_once, malignant_from, table_rows
 
 TABLE = "cases.csv"
 _PARTS = ("", "train", "validation", "test")
