@@ -103,7 +103,8 @@ def pack_run(
     load_weights(classifier, run / "classifier.safetensors")
     held_out = _last_phantoms(cohort)
     licences = [Licence("weights", "Apache-2.0")]
-    if BUSBRA in records["segmenter"]["data"]["data_sets"]:
+    seen = records["segmenter"]["data"]
+    if BUSBRA in seen.get("data_sets", ()) or "busbra" in seen:  # the first records named it so
         licences.append(Licence("BUS-BRA (training images)", "MIT-style, with citation", BUSBRA_CITATION))
     return create_pack(
         out,
