@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -166,7 +167,7 @@ def _built(todo: list[tuple[Path, Job, CohortSettings]], workers: int) -> Iterat
         return
     context = multiprocessing.get_context("spawn")
     # A process that made full-size volumes keeps their memory; a new one every few cases costs little.
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread, max_tasks_per_child=8) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_as_worker, max_tasks_per_child=8) as pool:
         waiting = [pool.submit(_store, *item) for item in todo]
         try:
             for future in as_completed(waiting):
@@ -176,8 +177,10 @@ def _built(todo: list[tuple[Path, Job, CohortSettings]], workers: int) -> Iterat
                 future.cancel()
 
 
-def _one_thread() -> None:
+def _as_worker() -> None:
+    """One thread, and Ctrl-C left to the parent, which waits for what is being made."""
     cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _store(file: Path, job: Job, settings: CohortSettings) -> None:

@@ -57,6 +57,11 @@ def test_stated_parts_stand_and_phantoms_give_their_last():
         split_cases(origins, ClassifierRecipe(steps=1, validation_phantoms=10))
 
 
+def test_the_paper_s_rule_holds_for_whole_phantoms_too():
+    parts = split_cases(cases(range(50), "phantom"), PAPER)
+    assert [parts.count(name) for name in ("train", "validation", "test")] == [36, 9, 5]
+
+
 def test_a_stated_split_that_leaks_is_refused():
     origins = [Origin("mine", "a", "P1", "train"), Origin("mine", "b", "P1", "test")]
     with pytest.raises(LeakError, match=r"patient is on both sides.*P1 in train and test") as caught:
