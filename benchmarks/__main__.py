@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import busbra, coverage, evaluation, formats, operating_point, paper, phantoms
+from benchmarks import busbra, cohort_tables, coverage, evaluation, formats, operating_point, paper, phantoms
 from scanside.errors import ScansideError
 
 RESULTS = Path(__file__).parent / "results"
@@ -16,6 +16,25 @@ RESULTS = Path(__file__).parent / "results"
 def seeds(text: str) -> range:
     first, _, end = text.partition(":")
     return range(int(first), int(end))
+
+
+def add_cohort_tables(table: argparse.ArgumentParser) -> None:
+    table.add_argument("--cohort", type=Path, required=True, help="folder of the lesions; made, or continued")
+    table.add_argument("--runs", type=Path, required=True, help="folder of the trainings; continued")
+    table.add_argument("--out", type=Path, default=RESULTS, help="folder for predictions and the table")
+    table.add_argument("--imagenet", type=Path, help="ResNet50 weights (Keras layout) for the resnet50 models")
+    table.add_argument(
+        "--model", dest="models", action="append", metavar="BACKBONE:VARIANT",
+        help="may be given several times; all of both tables if absent",
+    )  # fmt: skip
+    table.add_argument("--part", dest="parts", action="append", help="parts of the cohort; all but parity if absent")
+    table.add_argument("--recipe", default="tables", help="a recipe of the package, or the path of a .toml file")
+    table.add_argument("--difficulty", type=float, default=0.0, help="how far the classes' looks overlap, 0 to 1")
+    table.add_argument("--workers", type=int, default=2)
+    table.add_argument("--seed", type=int)
+    table.add_argument("--steps", type=int)
+    table.add_argument("--minutes", type=float)
+    table.set_defaults(models=None, parts=None)
 
 
 def main() -> int:
@@ -50,12 +69,14 @@ def main() -> int:
         table.add_argument("--out", type=Path, default=RESULTS, help="folder for the table")
         if repetitions is not None:
             table.add_argument("--repetitions", type=int, default=repetitions)
+    add_cohort_tables(tables.add_parser("cohort-tables", help="the paper's Tables 2 and 3 on phantom lesions"))
     arguments = vars(parser.parse_args())
     makers: dict[str, Callable[..., None]] = {
         "phantoms": phantoms.make_table,
         "operating-point": operating_point.make_table,
         "formats": formats.make_table,
         "busbra": busbra.make_table,
+        "cohort-tables": cohort_tables.make_table,
         "coverage": coverage.make_table,
         "evaluation": evaluation.make_table,
         "paper": paper.make_table,

@@ -14,13 +14,14 @@ from benchmarks.record import conditions, write_json
 from scanside.training.recipe import ViewsRecipe, load_recipe
 
 STRIDE_AT = "1x1"
+RECIPES = Path(__file__).parent / "recipes"
 
 
 def make_table(busbra: Path, imagenet: Path, work: Path, folds: Sequence[int], out: Path) -> None:
     """Write busbra-{view,two_views}-<backbone>-fold<n>.csv and their records into `out`."""
     from scanside.training.views import ViewedLesion, predict_views, split_views, train_views, write_predictions
 
-    view, two_views = (load_recipe(name, ViewsRecipe) for name in ("view", "two_views"))
+    view, two_views = (load_recipe(RECIPES / f"{name}.toml", ViewsRecipe) for name in ("view", "two_views"))
     for fold in folds:
         tables = {r: out / f"busbra-{r}-{view.backbone}-fold{fold}.csv" for r in ("view", "two_views")}
         if all(table.is_file() for table in tables.values()):

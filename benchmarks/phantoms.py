@@ -17,14 +17,13 @@ from scanside.evaluation.matching import match_truth
 from scanside.evaluation.roc import auc
 from scanside.exam import Volume
 from scanside.exam.phantom import make_phantom
-
-TRAINING_SEEDS = range(1000, 3000)
+from scanside.training.seeds import WHOLE_TRAINING
 
 
 def make_table(seeds: Sequence[int], out: Path, pack: Path | None) -> None:
     """Write phantoms-lesions.csv, phantoms-volumes.csv and phantoms-summary.json into `out`."""
-    if set(seeds) & set(TRAINING_SEEDS):
-        raise UsageError("these seeds are kept for training", expected=f"none of {TRAINING_SEEDS}", found=seeds)
+    if set(seeds) & set(WHOLE_TRAINING):
+        raise UsageError("these seeds are kept for training", expected=f"none of {WHOLE_TRAINING}", found=seeds)
     predictor = scanside.load(pack)
     lesions: list[dict[str, Any]] = []
     volumes: list[dict[str, Any]] = []

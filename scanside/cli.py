@@ -13,7 +13,6 @@ from scanside.errors import NotBuiltError
 
 NOTICE = "Research use only. Not a medical device."
 NOT_BUILT = {
-    "train": "train the networks",
     "export": "export trained networks to a pack",
     "calibrate": "calibrate INT8 ranges",
     "build": "build TensorRT plans",
@@ -47,6 +46,10 @@ Not built yet (exit code 4): {", ".join(NOT_BUILT)}.
 )
 pack_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a model pack, or make one.")
 app.add_typer(pack_app, name="pack")
+cohort_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Make phantoms and store what training needs of them."
+)
+app.add_typer(cohort_app, name="cohort")
 
 
 class Device(StrEnum):
@@ -534,6 +537,114 @@ def evaluate(
     )
     tables.print_evaluation(evaluation, out)
     typer.echo(NOTICE)
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  scanside train segmenter --data COHORT --data BUSBRA --out run
+  scanside train classifier --data COHORT --imagenet WEIGHTS --out run
+  scanside train paper --data LESIONS --out run
+  scanside train my-recipe.toml --data TDSC-ABUS --out run
+Run it again to continue a stopped training.
+"""
+)
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="segmenter, classifier, paper, tables, or the path of a .toml file.")
+    ],
+    data: Annotated[list[Path], typer.Option("--data", metavar="DIR", help="A data set; may be given several times.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for weights, split, log and checkpoint.")],
+    imagenet: Annotated[
+        Path | None, typer.Option("--imagenet", metavar="DIR", help="ResNet50 weights (Keras layout) to start from.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Budget in steps, instead of the recipe's.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Budget in minutes, instead of the recipe's.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that cut volumes into sections and crops.")] = 2,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a network by a recipe.
+
+    Data sets are known by their layout: a phantom cohort, BUS-BRA, TDSC-ABUS 2023, BUSI, or exams with masks and a
+    cases.csv. Needs the `train` extra.
+    """
+    from scanside.console.options import require_extra
+    from scanside.console.progress import StageProgress
+    from scanside.console.stop import Stop
+
+    require_extra("train", ("torch", "torchvision", "segmentation_models_pytorch", "safetensors"))
+    from scanside.training.process import denormals_flushed
+    from scanside.training.run import train_recipe
+
+    with Stop(), StageProgress(quiet=quiet) as progress, denormals_flushed():
+        weights = train_recipe(
+            recipe,
+            data,
+            out,
+            imagenet=imagenet,
+            workers=workers,
+            progress=progress,
+            seed=seed,
+            steps=steps,
+            minutes=minutes,
+        )
+    typer.echo(str(weights))
+
+
+@cohort_app.command("phantoms")
+def cohort_phantoms(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the cohort.")],
+    seeds: Annotated[
+        str, typer.Option(metavar="FIRST:END", help="Half-open range of seeds; 1000:3000 is for training.")
+    ],
+    lesions: Annotated[str, typer.Option(metavar="FEWEST:MOST", help="Lesions a phantom.")] = "2:9",
+    workers: Annotated[int, typer.Option(min=0, help="Processes.")] = 2,
+    quiet: QuietOption = False,
+) -> None:
+    """Whole exams: sections for the segmenter and crops for the classifier."""
+    from scanside.console.options import range_from
+    from scanside.console.progress import StageProgress
+    from scanside.console.stop import Stop
+    from scanside.training.cohort import build_cohort
+
+    first, end = range_from("--seeds", seeds)
+    with Stop(), StageProgress(quiet=quiet) as progress:
+        files = build_cohort(
+            out,
+            range(first, end),
+            lesions=range_from("--lesions", lesions),
+            workers=workers,
+            progress=lambda done, total: progress.advance("phantoms", done, total),
+        )
+    typer.echo(f"{out}: {len(files)} phantoms")
+
+
+@cohort_app.command("lesions")
+def cohort_lesions(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the cohort.")],
+    part: Annotated[
+        list[str] | None,
+        typer.Option("--part", help="train, validation, test, external-b, external-c, parity; all if absent."),
+    ] = None,
+    difficulty: Annotated[float, typer.Option(min=0, max=1, help="How far the classes' looks overlap.")] = 0.0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes.")] = 2,
+    quiet: QuietOption = False,
+) -> None:
+    """Lesions without their exams, in the paper's numbers: three hospitals, crops for the classifier."""
+    from scanside.console.progress import StageProgress
+    from scanside.console.stop import Stop
+    from scanside.training.lesion_cohort import build_lesion_cohort
+
+    with Stop(), StageProgress(quiet=quiet) as progress:
+        files = build_lesion_cohort(
+            out,
+            part,
+            difficulty=difficulty,
+            workers=workers,
+            progress=lambda done, total: progress.advance("lesions", done, total),
+        )
+    typer.echo(f"{out}: {len(files)} lesions")
 
 
 def _add_not_built(verb: str, purpose: str) -> None:

@@ -1,4 +1,4 @@
-"""Progress of a pipeline on stderr: bars on a terminal, one line a finished stage elsewhere, nothing when quiet."""
+"""Progress on stderr: bars on a terminal, elsewhere a line a finished stage and one a minute, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 import time
 from types import TracebackType
 from typing import Protocol
+
+_LINE_EVERY_S = 60.0
 
 
 class Step(Protocol):
@@ -32,6 +34,8 @@ class StageProgress:
         self._tasks: dict[str, object] = {}
         self._furthest: dict[str, int] = {}
         self._finished: set[str] = set()
+        self._first: dict[str, tuple[float, int]] = {}
+        self._said: dict[str, float] = {}
         self._bars = _bars() if not quiet and sys.stderr.isatty() else None
 
     def __enter__(self) -> StageProgress:
@@ -58,16 +62,28 @@ class StageProgress:
                 if stage not in self._tasks:
                     self._tasks[stage] = self._bars.add_task(stage, total=total)
                 self._bars.update(self._tasks[stage], completed=done, total=total)
-            elif done >= total and stage not in self._finished:
+                return
+            now = time.monotonic()
+            begun, already = self._first.setdefault(stage, (now, done))
+            if done >= total and stage not in self._finished:
                 self._finished.add(stage)
-                elapsed = time.monotonic() - self._begun
-                print(f"{elapsed:7.1f} s  {stage}  {done}/{total}", file=sys.stderr, flush=True)
+                self._print(f"{stage}  {done}/{total}")
+            elif done < total and now - self._said.setdefault(stage, now) >= _LINE_EVERY_S:
+                self._said[stage] = now
+                left_s = (now - begun) * (total - done) / (done - already) if done > already else None
+                about = "" if left_s is None else f", about {_duration(left_s)} left"
+                self._print(f"{stage}  {done}/{total}{about}")
+
+    def _print(self, text: str) -> None:
+        print(f"{time.monotonic() - self._begun:7.1f} s  {text}", file=sys.stderr, flush=True)
 
     def next_volume(self, number: int, count: int, source: str) -> None:
         """The next volume of a study begins: its stages start again."""
         self.say(f"volume {number} of {count}: {source}")
         with self._lock:
             self._finished.clear()
+            self._first.clear()
+            self._said.clear()
             self._furthest.clear()
             if self._bars is not None:
                 for task in self._tasks.values():
@@ -84,15 +100,31 @@ class StageProgress:
             print(text, file=sys.stderr, flush=True)
 
 
+def _duration(seconds: float) -> str:
+    """Seconds as `50 s`, `12 min` or `3 h 20 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def _bars():  # type: ignore[no-untyped-def]
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     return Progress(
         TextColumn("{task.description:<10}"),
         BarColumn(bar_width=40),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=False,
     )

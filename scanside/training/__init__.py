@@ -1,5 +1,5 @@
-"""The workshop's training: cohorts of phantoms, BUS-BRA, recipes, the loop, and what it leaves behind.
+"""The workshop's training: data sets, cohorts of phantoms, recipes, the loop, and what it leaves behind.
 
-``python -m scanside.training {cohort,segment,classify,busbra,default}`` runs it. The order is
-cohort -> segment -> classify -> pack; every step continues where a killed one stopped.
+`scanside cohort` and `scanside train` run it; every step continues where a killed one stopped.
+``python -m scanside.training {busbra,pack,default}`` does what has no verb of its own.
 """

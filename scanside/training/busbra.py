@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanside.training.errors import LeakError, TrainingDataError
+from scanside.training.tables import check_once, malignant_from
 
 LONGER_SIDE = 160
 SIZE_MULTIPLE = 32
@@ -66,23 +67,29 @@ def read_busbra(folder: str | Path, *, test_fold: int = TEST_FOLD) -> tuple[Busb
     Raises
     ------
     TrainingDataError
-        A table, column, row or picture is missing.
+        A table, column, row or picture is missing, an image is listed twice, or a fold or pathology is unknown.
     """
     folder = Path(folder)
     table = _rows(folder / "bus_data.csv", ("ID", "Case", "Pathology"))
     part = f"valid_{test_fold}"
+    check_once((row["ID"] for row in table), where=folder / "bus_data.csv")
     folds = {row["ID"]: row for row in _rows(folder / "5-fold-cv.csv", ("ID", "kFold", part))}
     images = []
     for row in table:
         name = row["ID"]
         if name not in folds:
             raise TrainingDataError("an image has no fold", where=folder / "5-fold-cv.csv", found=name)
+        fold = folds[name]["kFold"]
+        if not fold.isdigit():
+            raise TrainingDataError(
+                "the fold is no number", where=folder / "5-fold-cv.csv", found=f"{fold!r} of {name}"
+            )
         image = BusbraImage(
             name,
             row["Case"],
-            int(folds[name]["kFold"]),
+            int(fold),
             folds[name][part] == "0",
-            row["Pathology"] == "malignant",
+            malignant_from(row["Pathology"], where=f"{folder / 'bus_data.csv'}, {name}"),
             folder / "Images" / f"{name}.png",
             folder / "Masks" / f"{name.replace('bus', 'mask', 1)}.png",
         )

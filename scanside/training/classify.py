@@ -20,42 +20,26 @@ from scanside.models.backbones import Branch
 from scanside.models.fusion import FusionClassifier
 from scanside.models.keras_weights import load_keras_resnet50
 from scanside.training.augment import brightness
-from scanside.training.cohort import STORED_MARGIN
-from scanside.training.cohort_data import PhantomData, check_seeds, cohort_files, read_phantom, split_seeds
+from scanside.training.cohort_data import PhantomData
+from scanside.training.cutting import STORED_MARGIN
 from scanside.training.errors import TrainingDataError
-from scanside.training.loop import Arithmetic, train
 from scanside.training.recipe import ClassifierRecipe, SgdRecipe
 
 PLANES = tuple(Plane)
 
 
-def train_classifier(
-    recipe: ClassifierRecipe,
-    cohort: str | Path,
-    out: str | Path,
-    *,
-    imagenet: str | Path | None = None,
-    arithmetic: Arithmetic | None = None,
-) -> Path:
-    """Train (or continue) the classifier; returns ``OUT/classifier.safetensors``. See `scanside.training.loop.train`.
+class ClassifierTask:
+    """See `scanside.training.loop.Task`.
 
     Parameters
     ----------
-    cohort : path
-        Folder of `build_cohort`; its last phantoms by seed are held out for validation.
+    phantoms, held_out : sequences of PhantomData
+        Volumes (or lesions alone) to train on and to validate with.
     imagenet : path, optional
         Folder of ResNet50 weights for `scanside.models.keras_weights`; without it all weights start random.
+    sources : mapping, optional
+        What the record says of the data.
     """
-    files = cohort_files(cohort)
-    training, validation = split_seeds(tuple(files), recipe.validation_phantoms)
-    check_seeds(training, validation)
-    phantoms = [read_phantom(files[s], sections=()) for s in training]
-    held_out = [read_phantom(files[s], sections=()) for s in validation]
-    return train(ClassifierTask(recipe, phantoms, held_out, imagenet), recipe, out, arithmetic=arithmetic)
-
-
-class ClassifierTask:
-    """See `scanside.training.loop.Task`."""
 
     name = "classifier"
 
@@ -65,9 +49,10 @@ class ClassifierTask:
         phantoms: Sequence[PhantomData],
         held_out: Sequence[PhantomData],
         imagenet: str | Path | None,
+        sources: Mapping[str, Any] | None = None,
     ) -> None:
         self.recipe = recipe
-        self.seeds = [p.seed for p in phantoms], [p.seed for p in held_out]
+        self.sources = dict(sources or {})
         self.lesions = _lesions_by_class(phantoms)
         self.held_out = held_out
         self.phantoms = phantoms
@@ -81,6 +66,11 @@ class ClassifierTask:
             )
         self.fresh = set(imagenet_start(self.model, Path(imagenet))) if imagenet is not None else set()
         self.frozen = self._frozen_parts() if self.imagenet else ()
+
+    @property
+    def planes(self) -> tuple[str, ...]:
+        """The planes that the network looks at."""
+        return cast(FusionClassifier, self.model).planes
 
     def _frozen_parts(self) -> tuple[str, ...]:
         parts = []
@@ -140,9 +130,8 @@ class ClassifierTask:
         return scores
 
     def record(self) -> dict[str, Any]:
-        """The split by seed, and how the weights started."""
-        return {
-            "phantoms": {"train": self.seeds[0], "validation": self.seeds[1]},
+        """The split, and how the weights started."""
+        return self.sources | {
             "lesions": {"benign": len(self.lesions[0]), "malignant": len(self.lesions[1])},
             "start": "imagenet" if self.imagenet else "random",
             "stride_at": cast(FusionClassifier, self.model).stride_at,

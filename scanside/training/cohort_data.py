@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanside.exam.planes import Plane
-from scanside.training.cohort import FORMAT
-from scanside.training.errors import LeakError, TrainingDataError
+from scanside.training.cutting import FORMAT, Origin
+from scanside.training.errors import TrainingDataError
 
 _NAME = re.compile(r"phantom-(\d+)\.npz")
 
@@ -41,7 +41,10 @@ class PlaneSections:
 
 @dataclass(frozen=True)
 class PhantomData:
-    """What is stored of one phantom. See `CohortSettings` and the functions of `scanside.training.cohort`."""
+    """What is stored of one volume, mostly a phantom. See `CohortSettings` and `scanside.training.cutting`.
+
+    `seed` is the phantom's, or the volume's number in its data set. `planes` holds what was asked for.
+    """
 
     seed: int
     pitch_mm: float
@@ -50,6 +53,7 @@ class PhantomData:
     malignant: NDArray[np.bool_]
     boxes_mm: NDArray[np.float32]
     diameters_mm: NDArray[np.float32]
+    origin: Origin
 
 
 def cohort_files(folder: str | Path) -> dict[int, Path]:
@@ -66,7 +70,7 @@ def cohort_files(folder: str | Path) -> dict[int, Path]:
             "no cohort here",
             where=folder,
             expected="phantom-*.npz",
-            remedy="make it with: python -m scanside.training cohort --out DIR --seeds FIRST:LAST",
+            remedy="make it with: scanside cohort phantoms --out DIR --seeds FIRST:LAST",
         )
     return dict(sorted(found.items()))
 
@@ -94,6 +98,13 @@ def read_phantom(file: Path, *, sections: Sequence[Plane] = tuple(Plane), triple
     with _opened(file) as arrays:
         meta = _meta(arrays, file)
         planes = {}
+        if sections and f"{sections[0]}_images" not in arrays:
+            raise TrainingDataError(
+                "this cohort holds lesions alone",
+                where=file.parent,
+                expected="sections of whole volumes",
+                remedy="train the segmenter on a cohort of whole phantoms, volumes or pictures",
+            )
         for plane in sections:
             lesions, images = arrays[f"{plane}_lesions"], arrays[f"{plane}_images"]
             packed = arrays[f"{plane}_masks"]
@@ -107,31 +118,19 @@ def read_phantom(file: Path, *, sections: Sequence[Plane] = tuple(Plane), triple
             arrays["lesion_malignant"],
             arrays["lesion_boxes_mm"],
             arrays["lesion_diameters_mm"],
+            _origin(meta),
         )
 
 
-def split_seeds(seeds: Sequence[int], validation: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(training, validation) seeds: the last `validation` seeds are held out.
+def read_origin(file: Path) -> Origin:
+    """Where the case of a file comes from.
 
     Raises
     ------
     TrainingDataError
-        Nothing would be left to train on.
+        The file is damaged, or of another format.
     """
-    ordered = tuple(sorted(seeds))
-    if len(ordered) <= validation:
-        raise TrainingDataError(
-            "the cohort is too small", expected=f"more than {validation} phantoms", found=f"{len(ordered)}"
-        )
-    cut = len(ordered) - validation
-    return ordered[:cut], ordered[cut:]
-
-
-def check_seeds(training: Sequence[int], validation: Sequence[int]) -> None:
-    """Raise `LeakError` when a phantom is on both sides of a split."""
-    both = sorted(set(training) & set(validation))
-    if both:
-        raise LeakError("phantoms are on both sides of the split", found=", ".join(map(str, both[:10])))
+    return _origin(read_meta(file))
 
 
 class _opened:  # noqa: N801
@@ -166,3 +165,9 @@ def _meta(arrays: Any, file: Path) -> dict[str, Any]:
     if meta.get("format") != FORMAT:
         raise TrainingDataError("the file is of another kind", where=file, expected=FORMAT, found=meta.get("format"))
     return meta
+
+
+def _origin(meta: dict[str, Any]) -> Origin:
+    """The origin that a file states; the first cohorts state none, and were phantoms."""
+    name = f"phantom {meta['seed']}"
+    return Origin(**meta.get("origin", {"data": "phantom", "case": name, "patient": name}))

@@ -1,4 +1,4 @@
-"""The workshop's command line: thin, one function a verb."""
+"""What of the workshop has no `scanside` verb yet: thin, one function a verb."""
 
 from __future__ import annotations
 
@@ -11,12 +11,8 @@ from pathlib import Path
 from scanside.errors import ScansideError, UsageError
 
 _ORDER = """\
-The order is cohort -> segment -> classify -> pack; `default` runs all of it. Every verb continues where a killed run
-stopped.
+`scanside cohort` makes cohorts and `scanside train` trains; these verbs do the rest. `default` runs everything.
 
-  python -m scanside.training cohort --out COHORT --seeds 1000:1072 --lesions 2:9
-  python -m scanside.training segment --cohort COHORT --busbra BUSBRA --out RUN
-  python -m scanside.training classify --cohort COHORT --imagenet WEIGHTS --out RUN
   python -m scanside.training pack --run RUN --cohort COHORT --out PACK
   python -m scanside.training busbra --busbra BUSBRA --weights RUN/segmenter.safetensors --out RUN
   python -m scanside.training default --busbra BUSBRA --imagenet WEIGHTS --out RUN
@@ -37,30 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m scanside.training",
-        description="Train the networks of a model pack.",
+        description="Make a model pack of trained networks, and measure them.",
         epilog=_ORDER,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-
-    cohort = verbs.add_parser("cohort", help="make phantoms and store what training needs of them")
-    cohort.add_argument("--out", type=Path, required=True)
-    cohort.add_argument("--seeds", type=_seeds, required=True, metavar="FIRST:LAST", help="half-open range of seeds")
-    cohort.add_argument("--lesions", type=_pair, default=(2, 9), metavar="FEWEST:MOST")
-    cohort.add_argument("--workers", type=int, default=2)
-    cohort.set_defaults(run=_cohort)
-
-    segment = verbs.add_parser("segment", help="train the segmenter")
-    segment.add_argument("--cohort", "--data", type=Path, required=True)
-    segment.add_argument("--busbra", type=Path, help="folder of BUS-BRA; without it only phantoms are seen")
-    _add_run(segment, "segmenter")
-    segment.set_defaults(run=_segment)
-
-    classify = verbs.add_parser("classify", help="train the classifier")
-    classify.add_argument("--cohort", "--data", type=Path, required=True)
-    classify.add_argument("--imagenet", type=Path, help="folder of ResNet50 weights in the Keras layout")
-    _add_run(classify, "classifier")
-    classify.set_defaults(run=_classify)
 
     busbra = verbs.add_parser("busbra", help="Dice of a segmenter on BUS-BRA's held-out fold 1")
     busbra.add_argument("--busbra", type=Path, required=True)
@@ -72,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     busbra.set_defaults(run=_busbra)
 
     pack = verbs.add_parser("pack", help="make a model pack of both trained networks")
-    pack.add_argument("--run", type=Path, required=True, dest="folder", help="--out of segment and classify")
+    pack.add_argument("--run", type=Path, required=True, dest="folder", help="--out of both trainings")
     pack.add_argument("--cohort", type=Path, required=True, help="its last phantoms give the golden cases")
     pack.add_argument("--out", type=Path, required=True)
     pack.add_argument("--name", default="scanside-default")
@@ -91,14 +68,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run(parser: argparse.ArgumentParser, recipe: str) -> None:
-    parser.add_argument("--recipe", default=recipe, help="a recipe of the package, or the path of a .toml file")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--steps", type=int, help="budget in steps, instead of the recipe's")
-    parser.add_argument("--minutes", type=float, help="budget in minutes, instead of the recipe's")
-
-
 def _seeds(text: str) -> range:
     first, last = _pair(text)
     return range(first, last)
@@ -114,41 +83,6 @@ def _pair(text: str) -> tuple[int, int]:
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
-
-
-def _cohort(options: argparse.Namespace) -> None:
-    from scanside.training.cohort import build_cohort
-
-    files = build_cohort(
-        options.out,
-        options.seeds,
-        workers=options.workers,
-        lesions=options.lesions,
-        progress=lambda done, total: _say(f"{done}/{total} phantoms"),
-    )
-    _say(f"{len(files)} phantoms in {options.out}")
-
-
-def _segment(options: argparse.Namespace) -> None:
-    from scanside.training.recipe import SegmenterRecipe, load_recipe
-    from scanside.training.segment import train_segmenter
-
-    recipe = load_recipe(
-        options.recipe, SegmenterRecipe, seed=options.seed, steps=options.steps, minutes=options.minutes
-    )
-    _flush_denormals()
-    _say(str(train_segmenter(recipe, options.cohort, options.out, busbra=options.busbra)))
-
-
-def _classify(options: argparse.Namespace) -> None:
-    from scanside.training.classify import train_classifier
-    from scanside.training.recipe import ClassifierRecipe, load_recipe
-
-    recipe = load_recipe(
-        options.recipe, ClassifierRecipe, seed=options.seed, steps=options.steps, minutes=options.minutes
-    )
-    _flush_denormals()
-    _say(str(train_classifier(recipe, options.cohort, options.out, imagenet=options.imagenet)))
 
 
 def _busbra(options: argparse.Namespace) -> None:
@@ -173,27 +107,18 @@ def _pack(options: argparse.Namespace) -> None:
 
 def _default(options: argparse.Namespace) -> None:
     from scanside.training.default import train_default
+    from scanside.training.process import denormals_flushed
 
     if not options.seeds:
         raise UsageError("no seeds", expected="FIRST:LAST with LAST above FIRST")
-    _flush_denormals()
-    _say(
-        str(
-            train_default(
-                options.out,
-                busbra=options.busbra,
-                imagenet=options.imagenet,
-                seed=options.seed,
-                phantom_seeds=options.seeds,
-                lesions=options.lesions,
-                workers=options.workers,
-            )
+    with denormals_flushed():
+        pack = train_default(
+            options.out,
+            busbra=options.busbra,
+            imagenet=options.imagenet,
+            seed=options.seed,
+            phantom_seeds=options.seeds,
+            lesions=options.lesions,
+            workers=options.workers,
         )
-    )
-
-
-def _flush_denormals() -> None:
-    """Denormal floats cost a CPU run up to several times; this process does nothing but train."""
-    import torch
-
-    torch.set_flush_denormal(True)
+    _say(str(pack))

@@ -17,6 +17,7 @@ from scanside.training.busbra import padded
 from scanside.training.checkpoint import load_weights
 from scanside.training.cohort import STANDARD_PHANTOM, MakePhantom, build_cohort
 from scanside.training.cohort_data import PhantomData, cohort_files, read_phantom
+from scanside.training.datasets.open import BUSBRA
 from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe, load_recipe, recipe_from
 
 logger = logging.getLogger(__name__)
@@ -57,16 +58,18 @@ def train_default(
     segmenter, classifier : recipes, optional
         The package's recipes with `seed`, when not given.
     """
-    from scanside.training.classify import train_classifier
-    from scanside.training.segment import train_segmenter
+    from scanside.training.datasets import open_data
+    from scanside.training.run import train_classifier, train_segmenter
 
     out = Path(out)
     cohort = out / "cohort"
     build_cohort(cohort, phantom_seeds, workers=workers, lesions=lesions, make=make)
     segmenter = segmenter or load_recipe("segmenter", SegmenterRecipe, seed=seed)
     classifier = classifier or load_recipe("classifier", ClassifierRecipe, seed=seed)
-    train_segmenter(segmenter, cohort, out, busbra=busbra)
-    train_classifier(classifier, cohort, out, imagenet=imagenet)
+    phantoms = open_data(cohort, out)
+    pictures = open_data(busbra, out, validation_images=segmenter.validation_images)
+    train_segmenter(segmenter, [phantoms, pictures], out)
+    train_classifier(classifier, [phantoms], out, imagenet=imagenet)
     return pack_run(out, cohort, out / "pack")
 
 
@@ -100,7 +103,8 @@ def pack_run(
     load_weights(classifier, run / "classifier.safetensors")
     held_out = _last_phantoms(cohort)
     licences = [Licence("weights", "Apache-2.0")]
-    if "busbra" in records["segmenter"]["data"]:
+    seen = records["segmenter"]["data"]
+    if BUSBRA in seen.get("data_sets", ()) or "busbra" in seen:  # the first records named it so
         licences.append(Licence("BUS-BRA (training images)", "MIT-style, with citation", BUSBRA_CITATION))
     return create_pack(
         out,
@@ -167,11 +171,10 @@ def _last_phantoms(cohort: str | Path) -> list[PhantomData]:
 def _record(run: Path, network: str) -> dict[str, Any]:
     file = run / f"{network}.json"
     if not file.is_file() or not (run / f"{network}.safetensors").is_file():
-        verb = {"segmenter": "segment", "classifier": "classify"}[network]
         raise UsageError(
             f"the {network} has not been trained to its end",
             where=run,
             expected=f"{network}.safetensors and {network}.json",
-            remedy=f"run: python -m scanside.training {verb} --out {run}",
+            remedy=f"run: scanside train {network} --data DIR --out {run}",
         )
     return json.loads(file.read_text(encoding="utf-8"))

@@ -6,10 +6,11 @@ killed and continued sees what an unbroken one sees; with a budget in steps it a
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,8 +27,6 @@ from scanside.training.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 LOG_EVERY_STEPS = 10
-FINAL_LR = 1e-2
-"""The cycle ends at this part of the peak learning rate."""
 RECALIBRATION_STREAM = 1 << 30
 """Batch numbers from here on are those that recalibrate the batch norms."""
 
@@ -75,13 +74,13 @@ class Task(Protocol):
         """Data and split, for the record beside the weights."""
 
 
-def one_cycle(fraction: float, warmup: float) -> float:
-    """Learning rate as a part of its peak: up from 1/20 over `warmup`, then down a cosine."""
+def one_cycle(fraction: float, warmup: float, final: float) -> float:
+    """Learning rate as a part of its peak: up from 1/20 over `warmup`, then down a cosine to `final`."""
     fraction = min(max(fraction, 0.0), 1.0)
     if fraction < warmup:
         return 0.05 + 0.95 * fraction / warmup
     down = (fraction - warmup) / max(1e-9, 1 - warmup)
-    return FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * down))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * down))
 
 
 class AveragedModel:
@@ -122,7 +121,26 @@ def recalibrate(task: Task, model: nn.Module, arithmetic: Arithmetic, seed: int,
         norm.momentum = momentum
 
 
-def train(task: Task, recipe: Recipe, out: str | Path, *, arithmetic: Arithmetic | None = None) -> Path:
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is: `done` of `total` steps, or seconds where the budget is in minutes."""
+
+    stage: str
+    done: int
+    total: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def train(
+    task: Task,
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    arithmetic: Arithmetic | None = None,
+    progress: OnProgress | None = None,
+) -> Path:
     """Train `task` to the end of its budget and return the path of the weights, ``OUT/<task.name>.safetensors``.
 
     Continues from ``OUT/<task.name>.checkpoint.pt`` when there is one, and does nothing when the weights stand.
@@ -138,14 +156,47 @@ def train(task: Task, recipe: Recipe, out: str | Path, *, arithmetic: Arithmetic
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     arithmetic = arithmetic or best_arithmetic()
+    if (weights := finished_weights(task.name, recipe, out)) is not None:
+        return weights
     run = _Run(task, recipe, out, arithmetic)
-    if run.weights.is_file() and not run.checkpoint.is_file():
-        logger.info("%s stands already", run.weights)
-        return run.weights
+    progress = progress or (lambda step: None)
     run.resume()
+    progress(run.progress())
     while run.fraction < 1.0:
         run.step_once()
+        progress(run.progress())
     return run.finish()
+
+
+def finished_weights(name: str, recipe: Recipe, out: Path) -> Path | None:
+    """The weights of the network `name` when its training in `out` has ended.
+
+    Raises
+    ------
+    UsageError
+        They were trained by another recipe.
+    """
+    weights = out / f"{name}.safetensors"
+    record = weights.with_suffix(".json")
+    if not (weights.is_file() and record.is_file()) or (out / f"{name}.checkpoint.pt").is_file():
+        return None
+    _check_recipe(json.loads(record.read_text(encoding="utf-8"))["recipe"], recipe, "the weights", weights)
+    logger.info("%s stands already", weights)
+    return weights
+
+
+def _check_recipe(found: Mapping[str, Any], recipe: Recipe, what: str, where: Path) -> None:
+    """Refuse what another recipe made; a key that was unknown then has its default."""
+    mine = _plain(asdict(recipe))
+    defaults = _plain(asdict(type(recipe)(steps=1)))
+    differ = sorted(k for k in mine if found.get(k, defaults[k]) != mine[k])
+    if differ:
+        raise UsageError(
+            f"{what} here were made by another recipe",
+            where=where,
+            found=f"other {', '.join(differ)}",
+            remedy="use another --out, or the same recipe and options",
+        )
 
 
 class _Run:
@@ -172,19 +223,18 @@ class _Run:
         assert self.recipe.minutes is not None
         return self.elapsed_s / (60 * self.recipe.minutes)
 
+    def progress(self) -> Progress:
+        if self.recipe.steps is not None:
+            return Progress(self.task.name, self.step, self.recipe.steps)
+        assert self.recipe.minutes is not None
+        total = max(1, round(60 * self.recipe.minutes))
+        return Progress(self.task.name, min(total, round(self.elapsed_s)), total)
+
     def resume(self) -> None:
         if not self.checkpoint.is_file():
             return
         state = load_checkpoint(self.checkpoint)
-        mine = _plain(asdict(self.recipe))
-        if state["recipe"] != mine:
-            differ = sorted(k for k in mine if state["recipe"].get(k) != mine[k])
-            raise UsageError(
-                "the checkpoint here was made by another recipe",
-                where=self.checkpoint,
-                found=f"other {', '.join(differ)}",
-                remedy="use another --out, or the same recipe and options",
-            )
+        _check_recipe(state["recipe"], self.recipe, "the checkpoint's steps", self.checkpoint)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         for key, value in state["average"].items():
@@ -210,12 +260,15 @@ class _Run:
 
     def step_once(self) -> None:
         before = self.fraction
-        rate = self.recipe.peak_lr * one_cycle(before, self.recipe.warmup)
+        rate = self.recipe.peak_lr * one_cycle(before, self.recipe.warmup, self.recipe.final_lr)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         self.task.train_mode(self.model)
-        loss = _loss_of(self.task, self.model, self.arithmetic, self.recipe.seed, self.step, before)
-        loss.backward()
+        count, loss = self.recipe.accumulate, 0.0
+        for number in range(self.step * count, (self.step + 1) * count):
+            part = _loss_of(self.task, self.model, self.arithmetic, self.recipe.seed, number, before) / count
+            part.backward()
+            loss += part.item()
         nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], 5.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -223,7 +276,7 @@ class _Run:
         self.average.update(self.model, self.step)
         now = time.monotonic()
         self.elapsed_s, self.clock = self.elapsed_s + now - self.clock, now
-        self.losses.append(loss.item())
+        self.losses.append(loss)
         after = self.fraction
         if self.step % LOG_EVERY_STEPS == 0 or after >= 1:
             self.log_step(rate, after)

@@ -15,23 +15,32 @@ from scanside.errors import UsageError
 class Recipe:
     """What every run states.
 
-    Exactly one of `steps` and `minutes` is the budget; the learning-rate cycle is stretched over it. `minutes` counts
-    training time, across interruptions. `checkpoint_s` is the longest time between two checkpoints; `validate_at` are
-    fractions of the budget.
+    Exactly one of `steps` and `minutes` is the budget; the learning-rate cycle is stretched over it and ends at
+    `final_lr` times `peak_lr` (1 with no `warmup` is a constant rate). `minutes` counts training time, across
+    interruptions. A step takes the mean gradient of `accumulate` batches of `batch` items. `checkpoint_s` is the
+    longest time between two checkpoints; `validate_at` are fractions of the budget.
+
+    A data set that assigns its cases to parts is split so. Of any other, `test_fraction` of the patients is the test
+    part, whatever the seed, and `validation_fraction` of the rest validates; of whole phantoms the last
+    `validation_phantoms` by seed validate instead, unless that is 0. See `scanside.training.split`.
     """
 
     seed: int = 0
     steps: int | None = None
     minutes: float | None = None
     batch: int = 16
+    accumulate: int = 1
     peak_lr: float = 1e-3
     warmup: float = 0.1
+    final_lr: float = 1e-2
     weight_decay: float = 0.0
     ema_decay: float = 0.99
     recalibration_batches: int = 32
     checkpoint_s: float = 120.0
     validate_at: tuple[float, ...] = (0.5, 1.0)
     validation_phantoms: int = 4
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
@@ -40,10 +49,13 @@ class Recipe:
                 expected="either steps or minutes",
                 found=f"steps={self.steps}, minutes={self.minutes}",
             )
-        for name in ("steps", "minutes", "batch", "peak_lr"):
+        for name in ("steps", "minutes", "batch", "accumulate", "peak_lr"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} of a recipe must be positive", found=value)
+        for name in ("validation_fraction", "test_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} of a recipe is no part", expected="0 to 1", found=getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -126,11 +138,33 @@ class ViewsRecipe(SgdRecipe):
     validation_images: int = 48
 
 
+RECIPES: dict[str, type[Recipe]] = {"segmenter": SegmenterRecipe, "classifier": ClassifierRecipe}
+"""What a recipe's `trains` may name."""
+
 R = TypeVar("R", bound=Recipe)
 
 
+def trained_by(name: str | Path) -> str:
+    """What the recipe `name` trains, "segmenter" or "classifier": its key `trains`.
+
+    Raises
+    ------
+    UsageError
+        No such recipe, no TOML, or it does not say.
+    """
+    found = _values(name).get("trains")
+    if found not in RECIPES:
+        raise UsageError(
+            "the recipe does not say what it trains",
+            where=name,
+            expected=f"trains = {' | '.join(RECIPES)}",
+            found=found,
+        )
+    return str(found)
+
+
 def load_recipe(name: str | Path, kind: type[R], **overrides: Any) -> R:
-    """The recipe `name`: one of the package's ("segmenter", "classifier"), or a path to a TOML file.
+    """The recipe `name`: one of the package's ("segmenter", "classifier", "paper", "tables"), or a path to a TOML file.
 
     `overrides` replace keys of the file; None leaves the file's value. A new `steps` also replaces the file's
     `minutes`, and the other way round.
@@ -138,8 +172,22 @@ def load_recipe(name: str | Path, kind: type[R], **overrides: Any) -> R:
     Raises
     ------
     UsageError
-        No such recipe, no TOML, an unknown key, a value of the wrong kind, or two budgets.
+        No such recipe, no TOML, an unknown key, a value of the wrong kind, two budgets, or a recipe that trains
+        something else than `kind`.
     """
+    values = _values(name)
+    trains = values.pop("trains", None)
+    if trains is not None and RECIPES.get(trains) is not kind:
+        raise UsageError("the recipe trains something else", where=name, expected=kind.__name__, found=trains)
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if "steps" in given:
+        values.pop("minutes", None)
+    if "minutes" in given:
+        values.pop("steps", None)
+    return recipe_from(values | given, kind, where=str(name))
+
+
+def _values(name: str | Path) -> dict[str, Any]:
     folder = resources.files("scanside.training") / "recipes"
     path = Path(name)
     file = path if path.suffix == ".toml" else folder / f"{name}.toml"
@@ -150,12 +198,7 @@ def load_recipe(name: str | Path, kind: type[R], **overrides: Any) -> R:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError("the recipe is no TOML", where=name, found=error) from None
-    given = {key: value for key, value in overrides.items() if value is not None}
-    if "steps" in given:
-        values.pop("minutes", None)
-    if "minutes" in given:
-        values.pop("steps", None)
-    return recipe_from(values | given, kind, where=str(name))
+    return values
 
 
 def recipe_from(values: dict[str, Any], kind: type[R], *, where: str) -> R:

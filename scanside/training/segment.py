@@ -1,10 +1,9 @@
-"""Training of the segmenter on phantom sections of all three planes and on BUS-BRA."""
+"""Training of the segmenter on sections of volumes in all three planes, and on pictures (BUS-BRA, BUSI)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,54 +14,45 @@ from torch.nn import functional
 from scanside.exam.planes import Plane
 from scanside.models.unet import build_segmenter
 from scanside.training.augment import brightness, corner_near, texture, window
-from scanside.training.busbra import (
-    BusbraSplit,
-    padded,
-    read_busbra,
-    resized,
-    resized_mask,
-    split_busbra,
-)
-from scanside.training.cohort_data import PhantomData, check_seeds, cohort_files, read_phantom, split_seeds
-from scanside.training.errors import LeakError
-from scanside.training.loop import Arithmetic, train
+from scanside.training.busbra import padded, resized, resized_mask
+from scanside.training.cohort_data import PhantomData
+from scanside.training.datasets import Picture, checked_pair
+from scanside.training.errors import TrainingDataError
 from scanside.training.recipe import SegmenterRecipe
+
+
+class Pictures(Protocol):
+    """Pictures by use, see `scanside.training.sources.PictureSplit`."""
+
+    @property
+    def train(self) -> tuple[Picture, ...]: ...
+
+    @property
+    def validation(self) -> tuple[Picture, ...]: ...
+
 
 EXACT_SCALE_SHARE = 0.5
 """Part of the phantom crops whose pixels are exactly the deployed ones: no interpolation softens their speckle."""
 FALSE_ALARM_PIXELS = 20
 
 
-def train_segmenter(
-    recipe: SegmenterRecipe,
-    cohort: str | Path,
-    out: str | Path,
-    *,
-    busbra: str | Path | None = None,
-    arithmetic: Arithmetic | None = None,
-) -> Path:
-    """Train (or continue) the segmenter; returns ``OUT/segmenter.safetensors``. See `scanside.training.loop.train`.
+class SegmenterTask:
+    """See `scanside.training.loop.Task`.
 
     Parameters
     ----------
-    cohort : path
-        Folder of `build_cohort`; its last phantoms by seed are held out for validation.
-    busbra : path, optional
-        Folder of BUS-BRA; its fold 1 is never read.
+    phantoms, held_out : sequences of PhantomData
+        Volumes to train on and to validate with; without any, only pictures are seen.
+    pictures : optional
+        Pictures of the same two uses.
+    sources : mapping, optional
+        What the record says of the data.
+
+    Raises
+    ------
+    TrainingDataError
+        There is nothing to train on, or a picture's mask does not fit it or is empty.
     """
-    files = cohort_files(cohort)
-    training, validation = split_seeds(tuple(files), recipe.validation_phantoms)
-    check_seeds(training, validation)
-    phantoms = [read_phantom(files[s], triplets=False) for s in training]
-    held_out = [read_phantom(files[s], triplets=False) for s in validation]
-    split = None
-    if busbra is not None:
-        split = split_busbra(read_busbra(busbra), validation_images=recipe.validation_images)
-    return train(SegmenterTask(recipe, phantoms, held_out, split), recipe, out, arithmetic=arithmetic)
-
-
-class SegmenterTask:
-    """See `scanside.training.loop.Task`."""
 
     name = "segmenter"
 
@@ -71,13 +61,16 @@ class SegmenterTask:
         recipe: SegmenterRecipe,
         phantoms: Sequence[PhantomData],
         held_out: Sequence[PhantomData],
-        busbra: BusbraSplit | None,
+        pictures: Pictures | None,
+        sources: Mapping[str, Any] | None = None,
     ) -> None:
+        if not phantoms and pictures is None:
+            raise TrainingDataError("there is nothing to train on")
         self.recipe = recipe
         self.sections = SectionPool(phantoms)
-        self.seeds = [p.seed for p in phantoms], [p.seed for p in held_out]
-        self.split = busbra
-        self.images = BusbraPool(busbra, recipe.busbra_longer_side) if busbra is not None else None
+        self.sources = dict(sources or {})
+        self.images = PicturePool(pictures.train, recipe.busbra_longer_side) if pictures is not None else None
+        self.held_out_images = [checked_pair(v) for v in pictures.validation] if pictures is not None else []
         self.exams = _validation_sections(held_out, recipe.validation_sections)
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
@@ -93,7 +86,8 @@ class SegmenterTask:
     def batch(self, rng: np.random.Generator, fraction: float) -> dict[str, Tensor]:
         """uint8 `pixels` and `mask`, both [batch, 1, size, size]."""
         recipe, size = self.recipe, self.recipe.crop_size(fraction)
-        real = round(recipe.batch * recipe.busbra_fraction) if self.images is not None else 0
+        fraction_real = recipe.busbra_fraction if self.sections.phantoms else 1.0
+        real = round(recipe.batch * fraction_real) if self.images is not None else 0
         pixels = np.zeros((recipe.batch, 1, size, size), np.uint8)
         mask = np.zeros_like(pixels)
         for i in range(recipe.batch):
@@ -131,27 +125,21 @@ class SegmenterTask:
                 scores[f"dice_{plane}"] = float(np.mean(dices))
         if alarms:
             scores["false_alarms"] = float(np.mean(alarms))
-        if self.split is not None and self.split.validation:
+        if self.held_out_images:
             rule = self.recipe.busbra_longer_side
             found_real = [
-                dice(section_probability(model, resized(v.pixels(), rule)) >= 0.5, resized_mask(v.mask(), rule))
-                for v in self.split.validation
+                dice(section_probability(model, resized(pixels, rule)) >= 0.5, resized_mask(mask, rule))
+                for pixels, mask in self.held_out_images
             ]
-            scores["dice_busbra"] = float(np.mean(found_real))
+            scores["dice_pictures"] = float(np.mean(found_real))
         return scores
 
     def record(self) -> dict[str, Any]:
-        """The split, by seed and by case."""
-        record: dict[str, Any] = {"phantoms": {"train": self.seeds[0], "validation": self.seeds[1]}}
-        if self.split is not None:
-            record["busbra"] = {
-                "resize_rule": f"longer side {self.recipe.busbra_longer_side} pixels, aspect kept, zeros after",
-                "test_fold": sorted({v.fold for v in self.split.test}),
-                "train_cases": sorted({int(v.case) for v in self.split.train}),
-                "validation_cases": sorted({int(v.case) for v in self.split.validation}),
-                "test_cases": sorted({int(v.case) for v in self.split.test}),
-            }
-        return record
+        """The split, and how pictures without a pixel spacing are seen."""
+        if self.images is None:
+            return self.sources
+        rule = f"longer side {self.recipe.busbra_longer_side} pixels, aspect kept, zeros after"
+        return self.sources | {"resize_rule": rule}
 
 
 class SectionPool:
@@ -189,16 +177,14 @@ class SectionPool:
         return window(stored.images[row], stored.mask(row), corner, scale, size, flips)
 
 
-class BusbraPool:
-    """The training images of BUS-BRA in memory, a little larger than the network sees them."""
+class PicturePool:
+    """Training pictures in memory, a little larger than the network sees them."""
 
-    def __init__(self, split: BusbraSplit, longer_side: int) -> None:
-        test_cases = {v.case for v in split.test}
-        if any(v.case in test_cases for v in split.train):
-            raise LeakError("a held-out case of BUS-BRA is among the training images")
+    def __init__(self, pictures: Sequence[Picture], longer_side: int) -> None:
         kept = round(longer_side * 1.2)
         self.longer_side = longer_side
-        self.items = [(resized(v.pixels(), kept), resized_mask(v.mask(), kept)) for v in split.train]
+        pairs = (checked_pair(picture) for picture in pictures)
+        self.items = [(resized(pixels, kept), resized_mask(mask, kept)) for pixels, mask in pairs]
 
     def draw(
         self, rng: np.random.Generator, size: int, scales: tuple[float, float], factor: float

@@ -43,3 +43,17 @@ def test_bars_on_a_terminal_never_go_back(monkeypatch: pytest.MonkeyPatch) -> No
         assert [task.completed for task in progress._bars.tasks] == [3]
         progress.next_volume(2, 2, "b.dcm")
         assert progress._bars.tasks == []
+
+
+def test_a_long_stage_says_once_a_minute_how_long_it_will_take(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("scanside.console.progress.time.monotonic", lambda: now[0])
+    with StageProgress() as progress:
+        for done in range(10, 21):  # ten were done before this run
+            progress.advance("train", done, 500)
+            now[0] += 30.0
+    lines = [line.split("train")[1].strip() for line in capsys.readouterr().err.splitlines()]
+    assert lines[0] == "12/500, about 4 h 4 min left"
+    assert [line.split(",")[0] for line in lines] == ["12/500", "14/500", "16/500", "18/500", "20/500"]

@@ -1,4 +1,4 @@
-"""A tiny BUS-BRA, a stub phantom, and a cohort of stubs."""
+"""A stub phantom, a cohort of stubs, and tiny copies of the layouts that users download."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from scanside.exam.geometry import Box, Geometry
-from scanside.training.cohort import CohortSettings, build_cohort
+from scanside.exam.write import write_dicom, write_nrrd
+from scanside.training.cohort import build_cohort
+from scanside.training.cutting import CohortSettings
 
 TINY = CohortSettings(keep_every=4, lesion_sections=4, boxes=2, frames=2, crop_size=40)
 
@@ -99,3 +101,97 @@ def tiny_busbra(tmp_path_factory: pytest.TempPathFactory) -> Path:
             writer.writeheader()
             writer.writerows(table)
     return folder
+
+
+VOLUME_SHAPE = (20, 40, 30)
+VOLUME_MM = (0.475674, 0.073 * 6, 0.2 * 6)
+
+
+def boxed_volume(seed: int, boxes: list[tuple[slice, slice, slice]]) -> tuple[np.ndarray, np.ndarray]:
+    """Bright noise with dark boxes, and the mask that numbers them."""
+    rng = np.random.default_rng(seed)
+    voxels = rng.integers(90, 200, VOLUME_SHAPE, dtype=np.uint8)
+    mask = np.zeros(VOLUME_SHAPE, np.uint8)
+    for number, box in enumerate(boxes, 1):
+        voxels[box], mask[box] = 25, number
+    return voxels, mask
+
+
+BOX = (slice(6, 14), slice(10, 26), slice(8, 20))
+
+
+@pytest.fixture
+def tdsc(tmp_path: Path) -> Path:
+    """Two cases to train, one to validate, one to test, as the challenge's archives unpack."""
+    root = tmp_path / "TDSC"
+    for part, cases in (("Train", (0, 1)), ("Validation", (100,)), ("Test", (130,))):
+        for folder in ("DATA", "MASK"):
+            (root / part / folder).mkdir(parents=True)
+        lines = ["case_id,label,data_path,mask_path"]
+        for case in cases:
+            voxels, mask = boxed_volume(case, [BOX])
+            placeholder = Geometry(VOLUME_SHAPE, (1.0, 1.0, 1.0))
+            write_nrrd(root / part / "DATA" / f"DATA_{case:03d}.nrrd", voxels, placeholder)
+            write_nrrd(root / part / "MASK" / f"MASK_{case:03d}.nrrd", mask, placeholder)
+            label = "M" if case % 2 == 0 else "B"
+            lines.append(f"{case},{label},DATA\\DATA_{case:03d}.nrrd,MASK\\MASK_{case:03d}.nrrd")
+        (root / part / "labels.csv").write_text("\n".join(lines) + "\n")
+        (root / part / "bbx_labels.csv").write_text("id,c_x\n")
+    return root
+
+
+def write_picture(folder: Path, stem: str, *masks: tuple[int, int], seed: int) -> None:
+    """A picture and one mask a centre (row, column); no centre gives an empty mask."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    image = rng.integers(60, 200, (60, 80), dtype=np.uint8)
+    drawn = []
+    for row, column in masks:
+        mask = np.zeros(image.shape, np.uint8)
+        cv2.ellipse(mask, (column, row), (9, 6), 0, 0, 360, 255, -1)
+        image[mask > 0] = 20
+        drawn.append(mask)
+    cv2.imwrite(str(folder / f"{stem}.png"), cv2.merge([image] * 3))
+    for number, mask in enumerate(drawn or [np.zeros(image.shape, np.uint8)]):
+        cv2.imwrite(str(folder / f"{stem}_mask{f'_{number}' if number else ''}.png"), mask)
+
+
+@pytest.fixture
+def busi(tmp_path: Path) -> Path:
+    """Six benign (one with two masks, two the same file), six malignant and two normal pictures."""
+    root = tmp_path / "Dataset_BUSI_with_GT"
+    for n in range(1, 7):
+        write_picture(root / "benign", f"benign ({n})", (30, 40), seed=n)
+        write_picture(root / "malignant", f"malignant ({n})", (25, 30), seed=100 + n)
+    write_picture(root / "benign", "benign (2)", (15, 20), (42, 60), seed=2)
+    for name in ("benign (3).png", "benign (3)_mask.png"):
+        copy = name.replace("3", "10")
+        (root / "benign" / copy).write_bytes((root / "benign" / name).read_bytes())
+    for n in (1, 2):
+        write_picture(root / "normal", f"normal ({n})", seed=200 + n)
+    return tmp_path
+
+
+@pytest.fixture
+def exams(tmp_path: Path) -> Path:
+    """A DICOM exam with two lesions and a NIfTI mask, and an NRRD exam of the same patient and one of another's."""
+    import nibabel
+
+    root = tmp_path / "mine"
+    lines = ["case,exam,mask,label,lesion,patient"]
+    geometry = Geometry(VOLUME_SHAPE, VOLUME_MM)
+    left, right = (slice(6, 14), slice(10, 26), slice(3, 12)), (slice(6, 14), slice(10, 26), slice(17, 27))
+    for case, boxes in (("a", [left, right]), ("b", [BOX]), ("c", [BOX])):
+        (root / case).mkdir(parents=True)
+        voxels, mask = boxed_volume(ord(case), boxes)
+        if case == "a":
+            write_dicom(root / case / "exam.dcm", voxels, geometry)
+            affine = np.diag([*VOLUME_MM[::-1], 1.0])
+            nibabel.save(nibabel.Nifti1Image(mask.transpose(), affine), root / case / "mask.nii.gz")
+        else:
+            write_nrrd(root / case / "exam.nrrd", voxels, geometry)
+            write_nrrd(root / case / "mask.nrrd", mask, geometry)
+    lines += ["a,a/exam.dcm,a/mask.nii.gz,benign,1,P1", "a,a/exam.dcm,a/mask.nii.gz,Malignant,2,P1"]
+    lines += ["b,b/exam.nrrd,b/mask.nrrd,M,,P1", "c,c/exam.nrrd,c/mask.nrrd,B,,P2"]
+    (root / "cases.csv").write_text("\n".join(lines) + "\n")
+    return root

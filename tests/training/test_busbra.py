@@ -92,3 +92,23 @@ def test_missing_files_are_named(tiny_busbra, tmp_path):
     (tmp_path / "5-fold-cv.csv").write_text("ID,Fold\n")
     with pytest.raises(TrainingDataError, match="kFold"):
         read_busbra(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        ("bus_data.csv", "bus_0002-l,2,benign", "bus_0002-l,2,unclear", r"label is unknown.*unclear"),
+        ("bus_data.csv", "bus_0002-l,2,benign", "bus_0004-l,4,benign", r"listed twice; found bus_0004-l"),
+        ("5-fold-cv.csv", "bus_0002-l,benign,3", "bus_0002-l,benign,three", r"fold is no number.*bus_0002-l"),
+    ],
+)
+def test_bad_tables_are_one_clear_error(tiny_busbra, tmp_path, file, old, new, words):
+    import shutil
+
+    folder = shutil.copytree(tiny_busbra, tmp_path / "busbra")
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    with pytest.raises(TrainingDataError, match=words) as caught:
+        read_busbra(folder)
+    assert caught.value.exit_code == 3

@@ -5,9 +5,10 @@ import pytest
 
 from scanside.errors import UsageError
 from scanside.exam.planes import Plane, SectionGrid, crop, crop_side_mm, triplet_indices
-from scanside.training.cohort import CohortSettings, PhantomMaker, build_cohort, cohort_file, jittered, lesion_count
-from scanside.training.cohort_data import check_seeds, cohort_files, read_meta, read_phantom, split_seeds
-from scanside.training.errors import LeakError, TrainingDataError
+from scanside.training.cohort import PhantomMaker, build_cohort, cohort_file, lesion_count
+from scanside.training.cohort_data import cohort_files, read_meta, read_phantom
+from scanside.training.cutting import CohortSettings, jittered
+from scanside.training.errors import TrainingDataError
 
 
 def test_sections_and_masks_are_those_of_the_engine(stub_cohort, stub, tiny):
@@ -123,14 +124,22 @@ def test_a_truncated_file_is_a_clear_error(stub_cohort, tmp_path, keep):
             read(file)
 
 
-def test_split_by_seed():
-    assert split_seeds((3, 1, 2, 9), 2) == ((1, 2), (3, 9))
-    with pytest.raises(TrainingDataError, match="too small"):
-        split_seeds((1, 2), 2)
-    with pytest.raises(LeakError, match="7"):
-        check_seeds((1, 7), (7, 8))
-
-
 def test_no_cohort(tmp_path):
     with pytest.raises(TrainingDataError, match="no cohort here"):
         cohort_files(tmp_path)
+
+
+def test_a_cohort_of_the_first_format_is_a_cohort_of_phantoms(stub_cohort, tmp_path):
+    """Files written before a case had an origin."""
+    import json
+
+    from scanside.training.cohort_data import read_origin
+
+    with np.load(cohort_files(stub_cohort)[10]) as arrays:
+        old = dict(arrays)
+    meta = json.loads(old["meta"].tobytes())
+    del meta["origin"]
+    old["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    np.savez(tmp_path / "phantom-000010.npz", **old)
+    assert read_origin(tmp_path / "phantom-000010.npz") == read_origin(cohort_files(stub_cohort)[10])
+    assert read_phantom(tmp_path / "phantom-000010.npz").origin.data == "phantom"

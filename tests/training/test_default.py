@@ -69,7 +69,7 @@ def test_everything_from_one_call_and_nothing_twice(tmp_path, tiny_busbra, stub,
     assert options["parameters"].pitch_mm == 0.66
     assert options["classifier"].variant == "transverse"
     assert not options["classifier"].training
-    assert options["provenance"]["segmenter"]["data"]["busbra"]["test_fold"] == [1]
+    assert options["provenance"]["segmenter"]["data"]["data_sets"]["BUS-BRA"]["test"] == ["5", "10"]
     assert any("BUS-BRA" in licence.covers for licence in options["licences"])
 
 

@@ -132,6 +132,22 @@ def test_another_recipe_does_not_continue(tmp_path):
         train(TinyTask(), replace(RECIPE, peak_lr=0.5), tmp_path, arithmetic=CPU)
 
 
+def test_finished_weights_of_another_recipe_are_not_taken(tmp_path):
+    train(TinyTask(), RECIPE, tmp_path, arithmetic=CPU)
+    with pytest.raises(UsageError, match=r"weights here were made by another recipe.*other peak_lr, seed"):
+        train(TinyTask(), replace(RECIPE, peak_lr=0.5, seed=6), tmp_path, arithmetic=CPU)
+
+
+def test_a_checkpoint_from_before_a_key_was_known_continues(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(TinyTask(4), RECIPE, tmp_path, arithmetic=CPU)
+    file = tmp_path / "tiny.checkpoint.pt"
+    state = torch.load(file, weights_only=True)
+    del state["recipe"]["accumulate"], state["recipe"]["final_lr"]
+    torch.save(state, file)
+    assert train(TinyTask(), RECIPE, tmp_path, arithmetic=CPU).is_file()
+
+
 @pytest.mark.parametrize("keep", [0, 50, 3000])
 def test_a_truncated_checkpoint_is_a_clear_error(tmp_path, keep):
     with pytest.raises(KeyboardInterrupt):
@@ -144,11 +160,11 @@ def test_a_truncated_checkpoint_is_a_clear_error(tmp_path, keep):
 
 
 def test_one_cycle():
-    rates = [one_cycle(f, 0.1) for f in np.linspace(0, 1, 101)]
+    rates = [one_cycle(f, 0.1, 0.01) for f in np.linspace(0, 1, 101)]
     assert rates[0] == pytest.approx(0.05)
     assert max(rates) == pytest.approx(1.0)
     assert int(np.argmax(rates)) == 10
-    assert rates[-1] == pytest.approx(loop.FINAL_LR)
+    assert rates[-1] == pytest.approx(0.01)
     assert all(a < b for a, b in pairwise(rates[:11]))
     assert all(a > b for a, b in pairwise(rates[10:]))
 
@@ -188,3 +204,54 @@ def test_a_log_line_cut_by_a_kill_is_dropped(tmp_path):
     log = Log(file)
     log.write(step=2)
     assert [r["step"] for r in log.rows()] == [1, 2]
+
+
+def test_a_cycle_that_ends_where_it_began_is_a_constant_rate():
+    assert {one_cycle(f, 0.0, 1.0) for f in np.linspace(0, 1, 11)} == {1.0}
+
+
+class PlainTask(TinyTask):
+    """No norm, no dropout, plain SGD: a step is its mean gradient and nothing else."""
+
+    def __init__(self, dies_at=None):
+        super().__init__(dies_at)
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 1))
+
+    def optimizer(self):
+        return torch.optim.SGD(self.model.parameters(), lr=1.0)
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path):
+    """The oracle: the four batches joined by hand, one step on their mean loss."""
+    recipe = Recipe(
+        seed=5, steps=1, accumulate=4, peak_lr=0.1, warmup=0.0, final_lr=1.0, ema_decay=0.0, recalibration_batches=0
+    )
+    task = PlainTask()
+    joined = torch.cat([task.batch(np.random.default_rng([5, number]), 0.0)["x"] for number in range(4)])
+    optimizer = torch.optim.SGD(task.model.parameters(), lr=0.1)
+    task.loss(task.model, {"x": joined}).backward()
+    optimizer.step()
+    found = load_file(train(PlainTask(), recipe, tmp_path, arithmetic=CPU))
+    for key, value in task.model.state_dict().items():
+        torch.testing.assert_close(found[key], value, atol=1e-6, rtol=1e-5)
+
+
+def test_an_interrupted_accumulating_run_ends_with_the_same_weights(tmp_path):
+    recipe = replace(RECIPE, accumulate=2)
+    whole = load_file(train(TinyTask(), recipe, tmp_path / "whole", arithmetic=CPU))
+    with pytest.raises(KeyboardInterrupt):  # in the middle of a step
+        train(TinyTask(7), recipe, tmp_path / "broken", arithmetic=CPU)
+    parts = load_file(train(TinyTask(), recipe, tmp_path / "broken", arithmetic=CPU))
+    assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+
+
+def test_progress_counts_every_step_and_goes_on_where_a_killed_run_stopped(tmp_path):
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        train(TinyTask(4), RECIPE, tmp_path, arithmetic=CPU, progress=seen.append)
+    assert [(s.stage, s.done, s.total) for s in seen] == [("tiny", n, 12) for n in range(5)]
+    seen.clear()
+    train(TinyTask(), RECIPE, tmp_path, arithmetic=CPU, progress=seen.append)
+    assert [s.done for s in seen] == list(range(4, 13))

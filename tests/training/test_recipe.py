@@ -3,10 +3,18 @@ from __future__ import annotations
 import pytest
 
 from scanside.errors import UsageError
-from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe, load_recipe, recipe_from
+from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe, load_recipe, recipe_from, trained_by
 
 
-@pytest.mark.parametrize(("name", "kind"), [("segmenter", SegmenterRecipe), ("classifier", ClassifierRecipe)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("segmenter", SegmenterRecipe),
+        ("classifier", ClassifierRecipe),
+        ("paper", ClassifierRecipe),
+        ("tables", ClassifierRecipe),
+    ],
+)
 def test_shipped_recipes_load(name, kind):
     recipe = load_recipe(name, kind, seed=7)
     assert recipe.seed == 7
@@ -47,7 +55,7 @@ def test_bad_values_are_refused(values):
 
 
 def test_no_such_recipe_lists_the_known_ones():
-    with pytest.raises(UsageError, match="classifier, segmenter"):
+    with pytest.raises(UsageError, match="classifier, paper, segmenter"):
         load_recipe("segmentor", SegmenterRecipe)
 
 
@@ -63,3 +71,30 @@ def test_crop_sizes_follow_the_budget():
         {"steps": 10, "crop_sizes": [64, 96, 128], "crop_until": [0.2, 0.5, 1.0]}, SegmenterRecipe, where="test"
     )
     assert [recipe.crop_size(f) for f in (0.0, 0.19, 0.2, 0.49, 0.5, 1.0)] == [64, 64, 96, 96, 128, 128]
+
+
+def test_the_paper_s_recipe_is_the_paper_s():
+    """Methods: SGD with momentum, learning rate 0.001, batch size 64; one tenth to test, the rest 8 : 2."""
+    recipe = load_recipe("paper", ClassifierRecipe)
+    assert recipe.batch * recipe.accumulate == 64
+    assert (recipe.peak_lr, recipe.warmup, recipe.final_lr) == (1e-3, 0.0, 1.0)
+    assert (recipe.test_fraction, recipe.validation_fraction) == (0.1, 0.2)
+    assert recipe.momentum > 0
+    assert (recipe.backbone, recipe.variant) == ("resnet50", "fusion2")
+
+
+def test_a_recipe_says_what_it_trains(tmp_path):
+    assert trained_by("paper") == "classifier"
+    assert trained_by("segmenter") == "segmenter"
+    with pytest.raises(UsageError, match="trains something else"):
+        load_recipe("segmenter", ClassifierRecipe)
+    file = tmp_path / "mine.toml"
+    file.write_text('trains = "oracle"\nsteps = 1\n')
+    with pytest.raises(UsageError, match=r"segmenter \| classifier, found oracle"):
+        trained_by(file)
+
+
+@pytest.mark.parametrize("values", [{"accumulate": 0}, {"validation_fraction": 1.0}, {"test_fraction": -0.1}])
+def test_bad_common_values_are_refused(values):
+    with pytest.raises(UsageError, match=next(iter(values))):
+        recipe_from({"steps": 3, **values}, ClassifierRecipe, where="test")

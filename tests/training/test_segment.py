@@ -7,6 +7,8 @@ import torch
 from scanside.exam.planes import Plane
 from scanside.training.busbra import read_busbra, split_busbra
 from scanside.training.cohort_data import cohort_files, read_phantom
+from scanside.training.cutting import Origin
+from scanside.training.errors import TrainingDataError
 from scanside.training.recipe import SegmenterRecipe
 from scanside.training.segment import SectionPool, SegmenterTask, dice, section_probability, segmentation_loss
 
@@ -68,9 +70,11 @@ def test_depth_is_mirrored_in_no_plane_but_the_coronal():
         ramp[None], np.zeros((1, 60, 10), np.uint8), np.zeros(1, np.int32), np.zeros((0, 2), np.int32), np.array([0])
     )
     empty = np.zeros((0, 2, 3), np.float32)
-    flipped = {}
+    flipped, origin = {}, Origin("stub", "1", "1")
     for plane in Plane:
-        data = PhantomData(1, 0.66, {plane: stored}, empty, np.zeros(0, bool), empty, np.zeros((0, 3), np.float32))
+        data = PhantomData(
+            1, 0.66, {plane: stored}, empty, np.zeros(0, bool), empty, np.zeros((0, 3), np.float32), origin
+        )
         pool = SectionPool([data])
         for other in Plane:  # all draws come from the one plane that holds something
             pool.empty[other] = pool.empty[plane]
@@ -102,25 +106,19 @@ def test_one_step_and_validation(task):
     assert sum(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)) > 0.9 * len(before)
     with torch.inference_mode():
         scores = task.validate(model.eval())
-    expected = {"dice_transverse", "dice_sagittal", "dice_coronal", "false_alarms", "dice_busbra"}
+    expected = {"dice_transverse", "dice_sagittal", "dice_coronal", "false_alarms", "dice_pictures"}
     assert set(scores) == expected
     assert all(0 <= v <= 1 for v in scores.values())
 
 
-def test_record_names_the_split_and_no_case_twice(task):
-    record = task.record()
-    busbra = record["busbra"]
-    assert busbra["test_fold"] == [1]
-    used = set(busbra["train_cases"]) | set(busbra["validation_cases"])
-    assert used
-    assert used.isdisjoint(busbra["test_cases"])
-    assert set(record["phantoms"]["train"]).isdisjoint(record["phantoms"]["validation"])
+def test_record_says_how_pictures_are_seen(task):
+    assert task.record() == {"resize_rule": "longer side 64 pixels, aspect kept, zeros after"}
 
 
 def test_without_busbra_all_crops_are_phantoms(phantoms):
     task = SegmenterTask(RECIPE, phantoms[:-1], phantoms[-1:], None)
     assert task.batch(np.random.default_rng(0), 0.1)["pixels"].shape == (4, 1, 32, 32)
-    assert "busbra" not in task.record()
+    assert task.record() == {}
 
 
 def test_loss_is_small_only_for_the_truth():
@@ -159,3 +157,18 @@ def test_dice():
     assert dice(a, b) == 0
     b[0, 1:3] = True
     assert dice(a, b) == 0.5
+
+
+def test_without_volumes_all_crops_are_pictures(tiny_busbra):
+    split = split_busbra(read_busbra(tiny_busbra), validation_images=2)
+    task = SegmenterTask(RECIPE, [], [], split)
+    batch = task.batch(np.random.default_rng(0), 0.9)
+    for pixels, mask in zip(batch["pixels"].float(), batch["mask"].bool(), strict=True):
+        assert pixels[mask].mean() > pixels[~mask].mean() + 50  # bright lesions: BUS-BRA stubs
+    with torch.inference_mode():
+        assert set(task.validate(task.model.eval())) == {"dice_pictures"}
+
+
+def test_without_anything_there_is_nothing_to_train_on():
+    with pytest.raises(TrainingDataError, match="nothing to train on"):
+        SegmenterTask(RECIPE, [], [], None)

@@ -5,6 +5,7 @@ Echo strengths are in dB relative to fibroglandular tissue.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from scanside.exam.phantom.fields import Field3D, Image, smoothstep, surface_field
 
+_SURFACES = {"skin_mm", "fat_mm", "gland_mm", "muscle_mm", "chest_mm", "_rib_mm", "_shade_db", "_contact"}
 FAT_DB, GLAND_DB, MUSCLE_DB, SKIN_DB = -11.5, 0.0, -12.0, 1.0
 
 
@@ -34,6 +36,10 @@ class Raster:
     @property
     def shape(self) -> tuple[int, int]:
         return self.depth_mm.shape[0], self.lateral_mm.shape[1]
+
+    def cut(self, rows: slice, columns: slice) -> Raster:
+        """A part of the raster."""
+        return Raster(self.depth_mm[rows], self.lateral_mm[:, columns])
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,17 @@ class Anatomy:
         self._duct = field(7, 5, 7)
         self._density = float(rng.uniform(-0.2, 0.9))
         self._septa_db = float(rng.uniform(9, 14))
+
+    def cut(self, rows: slice, columns: slice) -> Anatomy:
+        """The same tissue on a part of the raster."""
+        part = copy.copy(self)
+        part.raster = self.raster.cut(rows, columns)
+        for name, value in vars(self).items():
+            if isinstance(value, Field3D):
+                setattr(part, name, value.cut(rows, columns))
+            elif name in _SURFACES:
+                setattr(part, name, value[:, columns])
+        return part
 
     def echo_db(self, k: int) -> Image:
         """Echo strength of frame `k` in dB, (rows, columns)."""

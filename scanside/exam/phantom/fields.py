@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import cv2
@@ -42,6 +43,13 @@ class Field3D:
         self._lattice = _lattice(rng, [math.ceil(e / c) + 3 for e, c in zip(extent_mm, cell_mm, strict=True)])
         self._reach = [cell_mm[a] * self._lattice.shape[a] / extent_mm[a] for a in (1, 2)]
         self._shape = shape
+        self._part = np.s_[:, :]
+
+    def cut(self, rows: slice, columns: slice) -> Field3D:
+        """The same field on a part of its raster."""
+        part = copy.copy(self)
+        part._part = (rows, columns)
+        return part
 
     def at(self, sweep_mm: float) -> Image:
         """The field in the frame at `sweep_mm`."""
@@ -52,15 +60,17 @@ class Field3D:
         # A blend of two independent lattice frames would lose variance half-way.
         scale = 1.0 / math.sqrt(t * t + (1 - t) * (1 - t))
         lattice = self._lattice[k] * np.float32((1 - t) * scale) + self._lattice[k + 1] * np.float32(t * scale)
-        return _magnify(lattice, self._reach, self._shape)
+        return _magnify(lattice, self._reach, self._shape, self._part)
 
 
 def _lattice(rng: np.random.Generator, counts: list[int]) -> Image:
     return rng.standard_normal(counts, dtype=np.float32)
 
 
-def _magnify(lattice: Image, reach: list[float], shape: tuple[int, int]) -> Image:
-    """`lattice` blown up so that 1 / reach of it fills `shape`."""
+def _magnify(
+    lattice: Image, reach: list[float], shape: tuple[int, int], part: tuple[slice, slice] = np.s_[:, :]
+) -> Image:
+    """`part` of `lattice` blown up so that 1 / reach of it fills `shape`."""
     rows, columns = (max(n, round(n * r)) for n, r in zip(shape, reach, strict=True))
     big = cv2.resize(lattice, (columns, rows), interpolation=cv2.INTER_CUBIC)
-    return np.ascontiguousarray(big[: shape[0], : shape[1]])
+    return np.ascontiguousarray(big[: shape[0], : shape[1]][part])

@@ -1,44 +1,19 @@
-"""Synthetic lesions and the things that look like them, described by the BI-RADS descriptors (5th edition).
-
-Each descriptor is drawn from a distribution that depends on the class, and the distributions overlap: no single
-descriptor, and no single plane, decides. Sizes follow Table 1 of Liu et al. 2025.
-"""
+"""Synthetic lesions: their place and shape from what `descriptors` drew, and how one is painted into a frame."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scanside.exam.geometry import Box
+from scanside.exam.phantom.descriptors import MIN_SIZE_MM, Descriptors, draw_look
 from scanside.exam.phantom.fields import Image, smoothstep
 
-MIN_SIZE_MM, MAX_SIZE_MM = 4.0, 60.0
-MALIGNANT_SHARE = 535 / 1152
-# Mean and standard deviation of the largest diameter in mm, by class (Table 1, training set).
-_SIZE_MM = {True: (33.5, 19.3), False: (18.8, 9.9)}
 _MAX_HEIGHT_MM = 26.0
 _REACH = 2.3
-
-
-@dataclass(frozen=True)
-class Descriptors:
-    """BI-RADS descriptors of one lesion as numbers (dB, mm, or a share of the radius)."""
-
-    echo_db: float
-    irregularity: float
-    microlobulation: float
-    margin_mm: float
-    halo_db: float
-    capsule_db: float
-    heterogeneity_db: float
-    posterior_db: float
-    edge_shadow_db: float
-    retraction_db: float
-    spicules: int
-    calcifications: int
 
 
 @dataclass(frozen=True)
@@ -78,73 +53,18 @@ class Lesion:
         return math.hypot(c * sweep, s * lateral), depth, math.hypot(s * sweep, c * lateral)
 
 
-def draw_size_mm(rng: np.random.Generator, malignant: bool) -> float:
-    """A largest diameter from the log-normal of Table 1's mean and deviation, kept within 4 to 60 mm."""
-    mean, deviation = _SIZE_MM[malignant]
-    variance = math.log(1 + (deviation / mean) ** 2)
-    while True:
-        size = float(rng.lognormal(math.log(mean) - variance / 2, math.sqrt(variance)))
-        if MIN_SIZE_MM <= size <= MAX_SIZE_MM:
-            return size
-
-
-def draw_lesion(rng: np.random.Generator, id: int, malignant: bool, size_mm: float) -> Lesion:
-    """A lesion of the class and size, still at the origin."""
-    kind = _draw_kind(rng, malignant)
-    d = _draw_descriptors(rng, malignant, kind)
-    taller = rng.random() < (0.45 if malignant else 0.12)
+def draw_lesion(rng: np.random.Generator, id: int, malignant: bool, size_mm: float, difficulty: float = 0.0) -> Lesion:
+    """A lesion of the class and size, still at the origin; see `Population.difficulty`."""
+    look = draw_look(rng, malignant, difficulty)
+    d = look.descriptors
     # The bulges count: the whole is `size_mm` at most, and never below the smallest size.
     size_mm = max(size_mm / (1 + 1.1 * d.irregularity + 0.7 * d.microlobulation), MIN_SIZE_MM)
-    height = size_mm * (rng.uniform(0.8, 1.1) if taller else rng.uniform(0.45, 0.72))
+    height = size_mm * (rng.uniform(0.8, 1.1) if look.taller else rng.uniform(0.45, 0.72))
     height = min(height, _MAX_HEIGHT_MM * rng.uniform(0.75, 1.0))
     sweep = size_mm * rng.uniform(0.72, 1.0)
     semi = (sweep / 2, height / 2, size_mm / 2)
-    return Lesion(
-        id, malignant, kind, (0.0, 0.0, 0.0), semi, float(rng.uniform(-0.6, 0.6)), d, int(rng.integers(1 << 31))
-    )
-
-
-def _draw_kind(rng: np.random.Generator, malignant: bool) -> str:
-    kinds = (
-        {"invasive_ductal": 0.66, "indistinct": 0.2, "circumscribed_malignant": 0.14}
-        if malignant
-        else {"fibroadenoma": 0.58, "adenosis": 0.2, "simple_cyst": 0.12, "isoechoic": 0.1}
-    )
-    return str(rng.choice(list(kinds), p=list(kinds.values())))
-
-
-def _draw_descriptors(rng: np.random.Generator, malignant: bool, kind: str) -> Descriptors:
-    def draw(low: float, high: float) -> float:
-        return float(rng.uniform(low, high))
-
-    suspicious = kind in ("invasive_ductal", "indistinct") or (kind == "adenosis" and rng.random() < 0.5)
-    echo = draw(-21, -14.5) if malignant else draw(-19.5, -13.5)
-    if kind == "simple_cyst":
-        echo = draw(-46, -38)
-    elif kind == "isoechoic":
-        echo = draw(-12.5, -10.0)
-    posterior = rng.choice([draw(-16, -7), 0.0, draw(3, 6)], p=[0.62, 0.28, 0.1] if malignant else [0.12, 0.43, 0.45])
-    if kind == "simple_cyst":
-        posterior = draw(5, 9)
-    retraction = (
-        rng.random() < (0.75 if kind != "circumscribed_malignant" else 0.3)
-        if malignant
-        else (kind == "adenosis" and rng.random() < 0.3)
-    )
-    return Descriptors(
-        echo_db=echo,
-        irregularity=draw(0.15, 0.36) if suspicious else draw(0.02, 0.14),
-        microlobulation=draw(0.05, 0.17) if suspicious else draw(0.0, 0.05),
-        margin_mm=draw(0.8, 2.6) if kind == "indistinct" or (suspicious and rng.random() < 0.4) else draw(0.2, 0.9),
-        halo_db=draw(2, 6) if malignant and rng.random() < 0.55 else 0.0,
-        capsule_db=draw(3, 8) if not suspicious and rng.random() < 0.7 else 0.0,
-        heterogeneity_db=draw(2, 5) if malignant else (0.0 if kind == "simple_cyst" else draw(0.8, 3.2)),
-        posterior_db=float(posterior),
-        edge_shadow_db=draw(-7, -3) if not suspicious and rng.random() < 0.6 else 0.0,
-        retraction_db=draw(5.0, 11.0) if retraction else 0.0,
-        spicules=int(rng.integers(5, 12)),
-        calcifications=int(rng.integers(3, 14)) if rng.random() < (0.4 if malignant else 0.07) else 0,
-    )
+    angle, shape_seed = float(rng.uniform(-0.6, 0.6)), int(rng.integers(1 << 31))
+    return Lesion(id, malignant, look.kind, (0.0, 0.0, 0.0), semi, angle, d, shape_seed)
 
 
 class LesionPainter:
@@ -252,8 +172,3 @@ class LesionPainter:
     def inside(self, sweep_mm: float, depth_mm: Image, lateral_mm: Image) -> NDArray[np.bool_]:
         """The truth: whether the raster's pixel centre lies in the lesion's body."""
         return self.radius(sweep_mm, depth_mm, lateral_mm)[0] < 1
-
-
-def descriptors_json(lesion: Lesion) -> dict[str, float | int]:
-    """The descriptors as plain numbers for truth.json."""
-    return {name: round(value, 3) for name, value in asdict(lesion.descriptors).items()}

@@ -6,9 +6,10 @@ the tissue's amplitude), summed coherently by an anisotropic point-spread functi
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from scanside.exam.phantom.fields import Image
 
 _BANDS = 12
+_DEPTH_LOSS = 0.12
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,28 @@ class Acquisition:
     gain_db: float = 33.5
     dynamic_range_db: float = 60.0
     noise_floor_db: float = -36.0
-    depth_loss_db_per_mm: float = 0.12
+    depth_loss_db_per_mm: float = _DEPTH_LOSS
+
+    def drawn(self, rng: np.random.Generator) -> Acquisition:
+        """One exam's acquisition around this one, as patients and settings vary."""
+        return replace(
+            self,
+            axial_mm=self.axial_mm * float(rng.uniform(0.85, 1.2)),
+            lateral_mm=self.lateral_mm * float(rng.uniform(0.85, 1.25)),
+            gain_db=self.gain_db + float(rng.uniform(-4, 4)),
+            dynamic_range_db=self.dynamic_range_db + float(rng.uniform(-5, 6)),
+            depth_loss_db_per_mm=float(rng.uniform(0.06, 0.2)) * (self.depth_loss_db_per_mm / _DEPTH_LOSS),
+        )
+
+    def at_frequency(self, ratio: float) -> Acquisition:
+        """The same scanner with a probe of `ratio` times the frequency: finer by as much, and lost sooner in depth."""
+        return replace(
+            self,
+            axial_mm=self.axial_mm / ratio,
+            lateral_mm=self.lateral_mm / ratio,
+            elevation_mm=self.elevation_mm / ratio,
+            depth_loss_db_per_mm=self.depth_loss_db_per_mm * ratio,
+        )
 
 
 def _gaussian(sigma: float) -> NDArray[np.float32]:
@@ -54,6 +77,8 @@ class Beam:
         sweep, depth, lateral = spacing_mm
         self.acquisition = acquisition
         self.shape = shape
+        self._part = np.s_[0 : shape[0], 0 : shape[1]]
+        self._whole = shape
         self.elevation = _gaussian(acquisition.elevation_mm / sweep)
         self._axial = _gaussian(acquisition.axial_mm / depth)
         edges = np.linspace(0, shape[0], _BANDS + 1).round().astype(int)
@@ -65,6 +90,24 @@ class Beam:
                 self._bands.append((int(top), int(bottom), _gaussian(width / lateral)))
         depth_mm = (np.arange(shape[0], dtype=np.float32) + 0.5) * np.float32(depth)
         self.depth_gain_db = (-acquisition.depth_loss_db_per_mm * depth_mm)[:, None]
+
+    def cut(self, rows: slice, columns: slice) -> Beam:
+        """The same beam on a part of the frame: its noise is the whole frame's, so that both show one speckle."""
+        part = copy.copy(self)
+        part._part = (rows, columns)
+        part.shape = (rows.stop - rows.start, columns.stop - columns.start)
+        part._bands = [
+            (max(top, rows.start) - rows.start, min(bottom, rows.stop) - rows.start, kernel)
+            for top, bottom, kernel in self._bands
+            if top < rows.stop and bottom > rows.start
+        ]
+        part.depth_gain_db = self.depth_gain_db[rows]
+        return part
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Rows and columns on either side that a pixel depends on."""
+        return len(self._axial) // 2, max(len(kernel) for _, _, kernel in self._bands) // 2
 
     @property
     def halo(self) -> int:
@@ -110,6 +153,7 @@ class Beam:
 
         Uniform bytes are enough: the sum over a resolution cell makes them Gaussian.
         """
-        white = np.frombuffer(rng.bytes(2 * math.prod(self.shape)), np.int8).astype(np.float32)
+        noise = np.frombuffer(rng.bytes(2 * math.prod(self._whole)), np.int8).reshape(2, *self._whole)
+        white = noise[:, *self._part].astype(np.float32)
         white *= np.float32(1 / (256 / math.sqrt(12)) / math.sqrt(2))
-        return white.reshape(2, *self.shape)
+        return white

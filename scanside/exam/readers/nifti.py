@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanside.errors import ExamReadError, GeometryError
+from scanside.exam.geometry import Geometry
 from scanside.exam.readers.header import Stated, Triple, head, resolve
 from scanside.exam.readers.stored import StoredVoxels, volume
 from scanside.exam.volume import Volume
@@ -42,6 +43,12 @@ def read(path: Path, spacing_mm: Triple | None) -> Volume:
     GeometryError
         No usable spacing.
     """
+    stored, geometry, source, warnings = parse(path, spacing_mm)
+    return volume(stored, geometry, format="NIfTI", source=path.name, geometry_source=source, warnings=warnings)
+
+
+def parse(path: Path, spacing_mm: Triple | None) -> tuple[StoredVoxels, Geometry, str, tuple[str, ...]]:
+    """Where the voxels lie, their geometry, where that was found, and warnings; see `read`, which shows errors."""
     where = path.name
     data = head(path, 544)
     packed = data[:2] == b"\x1f\x8b"
@@ -57,7 +64,7 @@ def read(path: Path, spacing_mm: Triple | None) -> Volume:
     stored = StoredVoxels(
         path, offset, encoding, header.dtype, header.shape, skip, slope=header.slope, intercept=header.intercept
     )
-    return volume(stored, geometry, format="NIfTI", source=where, geometry_source=source, warnings=warnings)
+    return stored, geometry, source, warnings
 
 
 @dataclass(frozen=True)

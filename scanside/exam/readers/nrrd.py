@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanside.errors import ExamReadError, GeometryError
+from scanside.exam.geometry import Geometry
 from scanside.exam.readers.header import Stated, Triple, beside, counts, head, numbers, resolve
 from scanside.exam.readers.stored import StoredVoxels, volume
 from scanside.exam.volume import Volume
@@ -59,6 +60,12 @@ def read(path: Path, spacing_mm: Triple | None) -> Volume:
     GeometryError
         No usable spacing.
     """
+    stored, geometry, source, warnings = parse(path, spacing_mm)
+    return volume(stored, geometry, format="NRRD", source=path.name, geometry_source=source, warnings=warnings)
+
+
+def parse(path: Path, spacing_mm: Triple | None) -> tuple[StoredVoxels, Geometry, str, tuple[str, ...]]:
+    """Where the voxels lie, their geometry, where that was found, and warnings; see `read`, which shows errors."""
     where = path.name
     fields, offset = _fields(path)
     dimension = _field(fields, "dimension", where)
@@ -71,8 +78,7 @@ def read(path: Path, spacing_mm: Triple | None) -> Volume:
     dtype = np.dtype(kind if kind.endswith("1") else _one_of(_ENDIAN, fields, "endian", where) + kind)
     geometry, source, warnings = resolve(shape, _stated(fields, where), spacing_mm, where=where)
     data, offset, skip = _block(path, fields, offset, encoding, dtype.itemsize * math.prod(shape))
-    stored = StoredVoxels(data, offset, encoding, dtype, shape, skip)
-    return volume(stored, geometry, format="NRRD", source=where, geometry_source=source, warnings=warnings)
+    return StoredVoxels(data, offset, encoding, dtype, shape, skip), geometry, source, warnings
 
 
 def _fields(path: Path) -> tuple[dict[str, str], int]:

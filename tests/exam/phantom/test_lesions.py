@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from scanside.exam.phantom.lesions import MAX_SIZE_MM, MIN_SIZE_MM, LesionPainter, draw_lesion, draw_size_mm
+from scanside.exam.phantom.descriptors import MAX_SIZE_MM, MIN_SIZE_MM, TABLE_1
+from scanside.exam.phantom.lesions import LesionPainter, draw_lesion
 
 
 @pytest.mark.parametrize(("malignant", "mean"), [(True, 28.4), (False, 18.3)])
 def test_sizes_follow_table_1_cut_to_4_to_60_mm(malignant: bool, mean: float) -> None:
     rng = np.random.default_rng(0)
-    sizes = np.array([draw_size_mm(rng, malignant) for _ in range(3000)])
+    sizes = np.array([TABLE_1.draw_size_mm(rng, malignant) for _ in range(3000)])
     assert sizes.min() >= MIN_SIZE_MM
     assert sizes.max() <= MAX_SIZE_MM
     # Table 1 says 33.5 and 18.8 mm; without lesions above 60 mm the malignant mean is lower.

@@ -1,6 +1,8 @@
 """The phantom as a whole: reproducible, truthful about its lesions, and made of ultrasound speckle."""
 
 import hashlib
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from scanside.errors import UsageError
 from scanside.exam.geometry import Box
-from scanside.exam.phantom import Phantom, make_phantom
+from scanside.exam.phantom import Acquisition, Phantom, make_phantom
 from scanside.exam.phantom.make import MAX_LESIONS
 
 SHAPE, EXTENT_MM = (40, 150, 160), (60.0, 45.0, 60.0)
@@ -134,3 +136,39 @@ def test_impossible_phantoms_are_refused(arguments: dict, words: str) -> None:
 def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(UsageError, match="negative"):
         make_phantom(-1)
+
+
+def test_the_phantom_of_a_seed_is_the_one_it_always_was() -> None:
+    """Trained weights and committed tables name seeds. One level of rounding differs between processors at most."""
+    golden = np.load(Path(__file__).parent / "golden_seed22.npz")
+    phantom = make_phantom(22, shape=(12, 64, 72), extent_mm=(50.0, 45.0, 50.0), lesions=2)
+    apart = np.abs(phantom.voxels.astype(int) - golden["voxels"])
+    assert apart.max() <= 1
+    assert np.mean(apart > 0) < 1e-3
+    assert np.mean(phantom.mask != golden["mask"]) < 1e-4
+
+
+def test_another_probe_and_gain_change_the_picture_as_they_should() -> None:
+    def picture(**changes: float) -> np.ndarray:
+        acquisition = replace(Acquisition(), **changes)
+        return make_phantom(5, shape=SHAPE, extent_mm=EXTENT_MM, lesions=1, acquisition=acquisition).voxels
+
+    plain = picture()
+    assert picture(gain_db=39.5).mean() > plain.mean() + 15
+    assert np.mean(picture(noise_floor_db=-10.0) < 20) < 0.5 * np.mean(plain < 20)
+    fine = Acquisition().at_frequency(1.5)
+    assert (fine.axial_mm, fine.lateral_mm) == pytest.approx((0.13 / 1.5, 0.24 / 1.5))
+    assert fine.depth_loss_db_per_mm > Acquisition().depth_loss_db_per_mm
+    finer = make_phantom(5, shape=SHAPE, extent_mm=EXTENT_MM, lesions=1, acquisition=fine).voxels
+    deep, shallow = slice(120, 150), slice(10, 40)
+    fall = lambda v: v[:, shallow].mean() - v[:, deep].mean()  # noqa: E731
+    assert fall(finer.astype(float)) > fall(plain.astype(float))
+
+
+def test_a_site_s_acquisition_varies_around_it() -> None:
+    site = replace(Acquisition(), gain_db=50.0, depth_loss_db_per_mm=0.24, axial_mm=0.2)
+    drawn = [site.drawn(np.random.default_rng(s)) for s in range(200)]
+    assert np.mean([a.gain_db for a in drawn]) == pytest.approx(50, abs=0.5)
+    assert np.mean([a.depth_loss_db_per_mm for a in drawn]) == pytest.approx(0.26, abs=0.01)
+    assert all(0.17 <= a.axial_mm <= 0.24 for a in drawn)
+    assert all(a.focus_mm == site.focus_mm for a in drawn)

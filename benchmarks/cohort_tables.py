@@ -1,0 +1,136 @@
+"""Tables 2 and 3 of the paper on the phantom lesion cohort: every backbone, every plane and fusion.
+
+Each model is trained by one recipe on hospital A's training part, and judged on what it never saw: A's validation and
+test parts and the hospitals B and C (and the parity part, when it is there). A model's predictions are written as soon
+as it is finished; run again, finished models are left alone and a killed one goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.record import conditions, write_csv, write_json
+from scanside.errors import UsageError
+
+TABLE_2 = tuple((backbone, "fusion2") for backbone in ("vgg19", "densenet161", "resnet101", "resnet50"))
+TABLE_3 = tuple(("resnet50", variant) for variant in ("transverse", "sagittal", "coronal", "fusion1", "fusion2"))
+MODELS = tuple(dict.fromkeys((*TABLE_3, *TABLE_2)))
+"""(backbone, variant) of both tables, each once, the cheap ones first."""
+PARTS = ("train", "validation", "test", "external-b", "external-c")
+RESULT = "cohort"
+
+
+def model_from(text: str) -> tuple[str, str]:
+    """`resnet50:fusion2` as (backbone, variant)."""
+    backbone, colon, variant = text.partition(":")
+    if not (backbone and colon and variant):
+        raise UsageError("a model is BACKBONE:VARIANT", expected="for example resnet50:fusion2", found=text)
+    return backbone, variant
+
+
+def make_table(
+    cohort: Path,
+    runs: Path,
+    out: Path,
+    *,
+    models: Sequence[str] | None = None,
+    recipe: str = "tables",
+    parts: Sequence[str] | None = None,
+    difficulty: float = 0.0,
+    imagenet: Path | None = None,
+    workers: int = 2,
+    **overrides: Any,
+) -> None:
+    """Make what is missing of the cohort, train what is not trained, and write predictions and the table into `out`.
+
+    Parameters
+    ----------
+    cohort, runs : path
+        Folders of the lesions and of the trainings; both are continued.
+    models, parts : sequences, optional
+        Which models ("resnet50:fusion2") and parts of the cohort; both tables, and all parts but that for parity, when
+        not given.
+    imagenet : path, optional
+        ResNet50 weights in the Keras layout: the start of the resnet50 models. Others start random.
+    overrides
+        Keys of the recipe: `seed`, `steps`, `minutes`.
+
+    Writes ``cohort-<backbone>-<variant>.csv`` (case, label, probability, patient, cohort, size_mm), its training record
+    ``.json`` and ``.log.jsonl``, and ``cohort-tables.csv`` with point estimates of all models finished so far.
+    """
+    from scanside.training.datasets import open_data
+    from scanside.training.lesion_cohort import build_lesion_cohort
+    from scanside.training.process import denormals_flushed
+    from scanside.training.recipe import ClassifierRecipe, load_recipe
+    from scanside.training.run import train_classifier
+
+    def lesions(done: int, total: int) -> None:
+        if done % 50 == 0 or done == total:
+            print(f"lesions {done}/{total}", file=sys.stderr, flush=True)
+
+    def steps(progress: Any) -> None:
+        if progress.done % 10 == 0 or progress.done == progress.total:
+            print(f"{progress.stage} {progress.done}/{progress.total}", file=sys.stderr, flush=True)
+
+    chosen_models = [model_from(text) for text in models] if models else MODELS
+    build_lesion_cohort(cohort, parts or PARTS, difficulty=difficulty, workers=workers, progress=lesions)
+    data = open_data(cohort, runs)
+    out.mkdir(parents=True, exist_ok=True)
+    for backbone, variant in chosen_models:
+        chosen = load_recipe(recipe, ClassifierRecipe, backbone=backbone, variant=variant, **overrides)
+        start = imagenet if backbone == "resnet50" else None
+        run = runs / f"{backbone}-{variant}"
+        print(f"{backbone} {variant}", file=sys.stderr, flush=True)
+        with denormals_flushed():
+            weights = train_classifier(chosen, [data], run, imagenet=start, progress=steps)
+        target = out / f"{RESULT}-{backbone}-{variant}.csv"
+        shutil.copyfile(run / "classifier.predictions.csv", target)
+        shutil.copyfile(run / "classifier.log.jsonl", target.with_suffix(".log.jsonl"))
+        record = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+        write_json(target.with_suffix(".json"), conditions() | {"difficulty": difficulty, **record})
+        write_csv(out / f"{RESULT}-tables.csv", table_rows(out))
+
+
+def table_rows(out: Path) -> list[dict[str, Any]]:
+    """A row for each model and cohort of the predictions in `out`; at more than 0.5 a lesion is called malignant."""
+    rows = []
+    for file in sorted(out.glob(f"{RESULT}-*-*.csv")):
+        _, backbone, variant = file.stem.split("-")
+        with file.open(newline="", encoding="utf-8") as stream:
+            predictions = list(csv.DictReader(stream))
+        for cohort in dict.fromkeys(p["cohort"] for p in predictions):
+            own = [p for p in predictions if p["cohort"] == cohort]
+            labels = np.array([p["label"] == "1" for p in own])
+            scores = np.array([float(p["probability"]) for p in own])
+            rows.append({"backbone": backbone, "variant": variant, "cohort": cohort, **point_estimates(labels, scores)})
+    return rows
+
+
+def point_estimates(labels: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+    """AUC, and sensitivity, specificity, accuracy and F1 at the paper's threshold; empty where a class is absent."""
+    called = scores > 0.5
+    tp, fn = int((called & labels).sum()), int((~called & labels).sum())
+    tn, fp = int((~called & ~labels).sum()), int((called & ~labels).sum())
+    both = bool(labels.any() and not labels.all())
+    return {
+        "lesions": len(labels),
+        "malignant": int(labels.sum()),
+        "auc": round(float(roc_auc_score(labels, scores)), 4) if both else "",
+        "sensitivity": _share(tp, tp + fn),
+        "specificity": _share(tn, tn + fp),
+        "accuracy": _share(tp + tn, len(labels)),
+        "f1": _share(2 * tp, 2 * tp + fp + fn),
+    }
+
+
+def _share(part: int, whole: int) -> float | str:
+    return round(part / whole, 4) if whole else ""

@@ -1,0 +1,20 @@
+"""Which seeds of the phantom are for what: ranges that never meet.
+
+An exam is fixed by its seed, so a seed on both sides of a training would be a leak. Where a lesion does not fit, the
+exam of the seed plus a multiple of 1,000,000 is taken instead (`make_lesion`); all ranges lie below that.
+"""
+
+from __future__ import annotations
+
+WHOLE_TRAINING = range(1000, 3000)
+"""Whole exams for training and for the choice of the operating point."""
+WHOLE_EVALUATION = range(5000, 20_000)
+"""Whole exams for evaluation, the demonstration and the benchmarks."""
+LESIONS_A = range(20_000, 22_000)
+"""Lesions of hospital A: training, validation and test, in this order."""
+LESIONS_B = range(22_000, 23_000)
+LESIONS_C = range(23_000, 24_000)
+LESIONS_PARITY = range(24_000, 30_000)
+"""Lesions of hospital A for parity certificates."""
+
+RANGES = (WHOLE_TRAINING, WHOLE_EVALUATION, LESIONS_A, LESIONS_B, LESIONS_C, LESIONS_PARITY)
