@@ -15,7 +15,6 @@ NOTICE = "Research use only. Not a medical device."
 NOT_BUILT = {
     "train": "train the networks",
     "export": "export trained networks to a pack",
-    "calibrate": "calibrate INT8 ranges",
     "build": "build TensorRT plans",
     "bench": "measure time and memory",
     "parity": "certify a precision against the PyTorch reference",
@@ -79,6 +78,15 @@ class Format(StrEnum):
 
     dicom = "dicom"
     nrrd = "nrrd"
+
+
+class Method(StrEnum):
+    """How a tensor's range is chosen from what it held."""
+
+    minmax = "minmax"
+    entropy = "entropy"
+    percentile = "percentile"
+    mse = "mse"
 
 
 class Vendor(StrEnum):
@@ -292,6 +300,58 @@ def phantom(
             stages=progress.advance,
         )
     typer.echo(f"{exam_file}: {len(truth)} lesions")
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  scanside calibrate PACK --data exams/ --out PACK2
+  scanside calibrate PACK --data phantom:3000:3016 --out PACK2 --test-cases held-out.txt
+A killed run goes on where it was when started again. Needs the train extra.
+"""
+)
+def calibrate(
+    pack: Annotated[Path, typer.Argument(metavar="PACK", help="The pack to calibrate.")],
+    data: Annotated[
+        list[str], typer.Option("--data", metavar="EXAM", help="An exam, or phantom:FIRST:END. Repeat for more.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="PACK2", help="Folder for the calibrated pack.")],
+    method: Annotated[Method | None, typer.Option(help="Range estimator; each network's own if absent.")] = None,
+    sections: Annotated[int, typer.Option(min=1, help="How many sections in all.")] = 480,
+    triplets: Annotated[int, typer.Option(min=1, help="How many triplets of crops in all.")] = 240,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same selection.")] = 0,
+    test_cases: Annotated[
+        Path | None, typer.Option("--test-cases", metavar="LIST", help="Cases never to calibrate on, one a line.")
+    ] = None,
+    ranges: Annotated[
+        Path | None, typer.Option("--ranges", metavar="DIR", help="Reviewed *.ranges.json to take as they are.")
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Give a pack INT8 and FP16 graphs.
+
+    Selects sections and crops, observes what the networks' tensors hold, places the rounding by TensorRT's rules, and
+    writes a pack with the ranges and the selection in it. Written whole or not at all.
+    """
+    from scanside.calibration.command import calibrate_pack
+    from scanside.console import tables
+    from scanside.console.progress import StageProgress
+    from scanside.console.stop import Stop
+
+    with Stop(), StageProgress(quiet=quiet) as progress:
+        made = calibrate_pack(
+            pack,
+            data,
+            out,
+            method=None if method is None else method.value,
+            sections=sections,
+            triplets=triplets,
+            seed=seed,
+            test_cases=test_cases,
+            ranges=ranges,
+            stages=progress.advance,
+        )
+    tables.print_calibrated(made)
 
 
 @pack_app.command("info")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from scanside.calibration.calibrate import Calibrated
     from scanside.demo import Demonstration
     from scanside.doctor import Examination
     from scanside.exam.inspect import InspectRow
@@ -194,6 +195,26 @@ def print_demo(shown: Demonstration) -> None:
     console.print(text, markup=False)
     for label, folder in (("exam", shown.exam_folder), ("report", shown.report_folder)):
         console.print(f"{label:<7} {folder}", markup=False, soft_wrap=True)
+
+
+def print_calibrated(made: Calibrated) -> None:
+    """What `scanside calibrate` shows: per network what runs in 8 bits, and how both precisions answer."""
+    columns = ("network", "graph", "in it", "mean error", "max error", "Dice")
+    table = _table("against the FP32 graph, in probability", columns, right=("mean error", "max error", "Dice"))
+    for network in made.networks:
+        total = len(network.placement.rounded) + len(network.placement.refused)
+        for check, text in (
+            (network.int8, f"{len(network.placement.rounded)} of {total} operations in 8 bits"),
+            (network.fp16, f"{len(network.kept_in_fp32)} nodes kept in FP32"),
+        ):
+            dice = "" if check.dice is None else f"{check.dice:.4f}"
+            errors = (f"{check.mean_error:.2g}", f"{check.max_error:.2g}")
+            table.add_row(network.network, check.compared, text, *errors, dice)
+    console = _console()
+    console.print(table)
+    console.print(f"pack    {made.pack}", markup=False, soft_wrap=True)
+    text = "certify a precision with `scanside parity` before it runs without --allow-uncertified"
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def _plain(text: str) -> str:

@@ -109,10 +109,18 @@ class Predictor:
         )
         choose(machine, device, chosen)  # refuse before 100 MB of graphs are read
         self.classifier = Classifier(
-            pack.graph_bytes("classifier"), spec.classifier, device=device, precision=chosen, threads=self.threads
+            pack.network_graph("classifier", chosen),
+            spec.classifier,
+            device=device,
+            precision=chosen,
+            threads=self.threads,
         )
         self.segmenter = Segmenter(
-            pack.graph_bytes("segmenter"), spec.segmenter, device=device, precision=chosen, threads=self.threads
+            pack.network_graph("segmenter", chosen),
+            spec.segmenter,
+            device=device,
+            precision=chosen,
+            threads=self.threads,
         )
         runtime = self.classifier.runtime
         self.device = DeviceRecord(

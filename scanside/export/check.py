@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from scanside.errors import EngineError
+from scanside.calibration.agreement import compare
 from scanside.export.onnx import PIXELS, PROBABILITY, ClassifierGraph, SegmenterGraph
 from scanside.models.fusion import FusionClassifier
 from scanside.models.unet import Segmenter
-from scanside.pack.manifest import ExportCheck
+
+__all__ = ["Batch", "compare", "graph_answers", "reference_answers"]
 
 Batch = Mapping[str, NDArray[np.uint8]]
 
@@ -35,44 +36,3 @@ def graph_answers(graph: bytes, batches: Sequence[Batch]) -> list[NDArray]:
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     return [session.run([PROBABILITY], dict(batch))[0] for batch in batches]
-
-
-def compare(
-    network: str,
-    compared: str,
-    against: str,
-    found: Sequence[NDArray],
-    expected: Sequence[NDArray],
-    *,
-    threshold: float | None = None,
-) -> ExportCheck:
-    """Absolute errors in probability (uint8 answers count 1/255 a level), and the Dice of maps cut at `threshold`.
-
-    Raises
-    ------
-    EngineError
-        The answers differ in shape, there are none, or one holds a NaN.
-    """
-    if not expected or [a.shape for a in found] != [a.shape for a in expected]:
-        raise EngineError(
-            "the answers do not match in shape",
-            where=f"{network}, {compared}",
-            expected=[a.shape for a in expected],
-            found=[a.shape for a in found],
-        )
-    a, b = (np.concatenate([_probability(x) for x in answers]) for answers in (found, expected))
-    error = np.abs(a - b)
-    if not np.isfinite(error).all():
-        raise EngineError("a network answered NaN", where=f"{network}, {compared}")
-    dice = None
-    if threshold is not None:
-        ours, theirs = a >= threshold, b >= threshold
-        total = int(ours.sum() + theirs.sum())
-        dice = float(2 * (ours & theirs).sum() / total) if total else 1.0
-    items = sum(len(x) for x in expected)
-    return ExportCheck(network, compared, against, items, float(error.max()), float(error.mean()), dice)
-
-
-def _probability(answer: NDArray) -> NDArray[np.float64]:
-    values = answer.reshape(-1).astype(np.float64)
-    return values / 255 if answer.dtype == np.uint8 else values

@@ -6,6 +6,7 @@ from scanside.pack.load import DEFAULT_PACK, Pack, load_pack
 from scanside.pack.manifest import (
     GRAPH_PRECISIONS,
     MANIFEST_NAME,
+    NETWORKS,
     SCHEMA,
     Certificate,
     ClassifierSpec,
@@ -23,6 +24,7 @@ __all__ = [
     "DEFAULT_PACK",
     "GRAPH_PRECISIONS",
     "MANIFEST_NAME",
+    "NETWORKS",
     "SCHEMA",
     "Certificate",
     "ClassifierSpec",

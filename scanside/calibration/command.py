@@ -1,0 +1,60 @@
+"""What the verbs `calibrate`, `lint` and `inspect GRAPH` do, for the command line to call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scanside.calibration.calibrate import Calibrated, Settings, calibrate
+from scanside.calibration.data import Amount, Find, Found, sources_of
+from scanside.calibration.selection import Lesion, read_test_cases
+from scanside.pack import NETWORKS, Pack, load_pack
+
+if TYPE_CHECKING:
+    from scanside.exam.volume import Volume
+
+
+def calibrate_pack(
+    pack: Path | None,
+    data: Sequence[str],
+    out: Path,
+    *,
+    method: str | None = None,
+    sections: int = Amount.sections,
+    triplets: int = Amount.triplets,
+    seed: int = Amount.seed,
+    test_cases: Path | None = None,
+    ranges: Path | None = None,
+    threads: int = 0,
+    stages: Callable[[str, int, int], None] | None = None,
+) -> Calibrated:
+    """The pack with 8-bit activations, in `out`; see `calibrate`. `method` None takes each network's own default.
+
+    Raises
+    ------
+    ScansideError
+        As `calibrate`, `sources_of` and `load_pack`.
+    """
+    opened = load_pack(pack)
+    settings = Settings(
+        **({} if method is None else {"method": dict.fromkeys(NETWORKS, method)}),
+        amount=Amount(sections, triplets, seed),
+        test_cases=read_test_cases(test_cases),
+        ranges=ranges,
+        threads=threads,
+    )
+    return calibrate(opened, sources_of(data, finder(opened, threads)), out, settings, stages=stages)
+
+
+def finder(pack: Pack, threads: int = 0) -> Find:
+    """What finds lesions in exams whose truth is not known: the pack itself, in FP32."""
+
+    def find(volume: Volume) -> Found:
+        from scanside.engine.predictor import Predictor
+
+        with Predictor(pack, "cpu", "fp32", threads or None) as predictor:
+            report, voxels = predictor.analyze_volume(volume)
+        return voxels, tuple(Lesion(lesion.id, lesion.box_mm) for lesion in report.lesions)
+
+    return find
