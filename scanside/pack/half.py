@@ -71,7 +71,9 @@ class _Halving:
     def _convert(self, node: Node) -> None:
         kind = self._kind(node)
         wanted = FLOAT if node.name in self.keep else FLOAT16
-        if node.op_type != "Cast":
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and wanted == FLOAT16:
+            self._half_scale(node)
+        elif node.op_type != "Cast":
             node.inputs[:] = [
                 self._as(name, FLOAT if (node.op_type, i) in _NEVER_HALF else wanted)
                 for i, name in enumerate(node.inputs)
@@ -82,6 +84,34 @@ class _Halving:
             self.kinds[name] = kind
             self.types[name] = wanted if kind == FLOAT else kind
         self.nodes.append(node)
+
+    def _half_scale(self, node: Node) -> None:
+        """Give a rounding node its scale in half precision, rounded up so that nothing is clipped and none is zero.
+
+        Weights of a few 1e-6 have scales that half precision holds poorly or not at all: weights stored in 8 bits are
+        rounded again to the scale they got.
+        """
+        data, scale, *zero = node.inputs
+        stored = self.constants.get(scale)
+        if stored is None:
+            raise PackError("a scale that is no constant", where=f"{self.graph.where}: {node.name}", found=scale)
+        values = stored.array()
+        half = _rounded_up(values)
+        if (scale, FLOAT16) not in self.made:
+            self.made[scale, FLOAT16] = f"{scale}.fp16"
+            self.new_constants.append(Constant.of(f"{scale}.fp16", half))
+        integers = self.constants.get(data)
+        if node.op_type == "DequantizeLinear" and integers is not None:
+            shape = [-1 if axis == node.integer("axis", 1) else 1 for axis in range(len(integers.dims))]
+            ratio = (values / half.astype(np.float32)).reshape(shape if values.ndim else ())
+            again = np.rint(integers.array() * ratio).astype(np.int8)
+            data = f"{data}.fp16"
+            self.made[node.inputs[0], FLOAT16] = data
+            self.new_constants.append(Constant.of(data, again))
+        else:
+            data = self._as(data, FLOAT16)
+        self.read.update(zero)
+        node.inputs[:] = [data, f"{scale}.fp16", *zero]
 
     def _kind(self, node: Node) -> int:
         """The type of the node's outputs in the FP32 graph."""
@@ -135,6 +165,12 @@ def _cast(name: str, made: str, to: int) -> Node:
     node = Node("Cast", f"{made}.cast", [name], [made])
     node.set_integer("to", to)
     return node
+
+
+def _rounded_up(values: np.ndarray) -> np.ndarray:
+    """The smallest half-precision numbers not below the values."""
+    half = values.astype(np.float16)
+    return np.where(half.astype(np.float32) < values, np.nextafter(half, np.float16(np.inf)), half)
 
 
 def _half_constant(constant: Constant, name: str, where: str) -> Constant:

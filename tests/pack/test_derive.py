@@ -122,6 +122,21 @@ def test_int8_with_the_rest_in_half_precision() -> None:
     assert np.abs(run(graph) - run(bytes_of(rounded()))).max() < 0.02
 
 
+def test_scales_too_small_for_half_precision_are_rounded_up_and_the_weights_again() -> None:
+    model = rounded()
+    tiny = np.array([1e-9, 3e-8, 1e-7, 5e-7, 3e-6, 1e-4, 1e-2, 1e-3], np.float32)
+    for tensor in model.graph.initializer:
+        if tensor.name == "s":
+            tensor.CopyFrom(numpy_helper.from_array(tiny, "s"))
+    made = onnx.load_from_string(derived_graph(bytes_of(model), "int8-fp16"))
+    constants_ = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    scale = constants_["s.fp16"].astype(np.float64)
+    assert (scale >= tiny).all()
+    assert (scale <= tiny * (1 + 2**-10) + 2**-24).all()
+    steps = np.abs(constants_["w.fp16"] * scale.reshape(-1, 1, 1, 1) - WEIGHT * tiny.reshape(-1, 1, 1, 1).astype(float))
+    assert (steps.max((1, 2, 3)) <= 0.501 * scale).all()
+
+
 def test_what_cannot_be_derived_is_refused() -> None:
     model = plain()
     model.graph.node[3].op_type = "Sin"
