@@ -241,19 +241,27 @@ def analyze(
 Examples:
   scanside inspect exam.dcm
   scanside inspect study/ --json
+  scanside inspect pack/segmenter.onnx
 The exit code is 0 when every volume is ready or degraded, 3 when one is refused.
 """
 )
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, a folder or a zip.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, a folder or a zip; or an ONNX graph.")],
     json: JsonOption = False,
     spacing: SpacingOption = None,
 ) -> None:
-    """Say whether an exam can be read, and why not.
+    """Say whether an exam can be read, and why not; or what is in a graph.
 
-    One line a volume: ready, degraded or refused, and the reason. Needs no model pack.
+    One line a volume: ready, degraded or refused, and the reason. Needs no model pack. Of a graph (.onnx): its layers,
+    their precision, rounding and activation memory; needs the train extra.
     """
     from scanside.console import tables
+
+    if path.suffix.lower() == ".onnx":
+        from scanside.calibration.graph_report import graph_reports
+
+        tables.print_graphs(graph_reports(path), json=json)
+        return
     from scanside.console.options import spacing_from
     from scanside.exam.inspect import exit_code
     from scanside.exam.inspect import inspect as inspect_rows
@@ -261,6 +269,28 @@ def inspect(
     rows = inspect_rows(path, spacing_mm=spacing_from(spacing))
     tables.print_inspection(rows, json=json)
     raise typer.Exit(exit_code(rows))
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  scanside lint pack/
+  scanside lint segmenter.onnx --json
+"""
+)
+def lint(
+    path: Annotated[Path, typer.Argument(metavar="GRAPH|PACK", help="An ONNX file, or a pack's folder.")],
+    json: JsonOption = False,
+) -> None:
+    """Say what keeps a graph from running fast in 8 bits.
+
+    Operations that stay in higher precision and why, pairs that break a fusion, likely reformats, and the activation
+    memory of every precision by an estimate. Needs the train extra.
+    """
+    from scanside.calibration.graph_report import graph_reports
+    from scanside.console import tables
+
+    tables.print_lint(graph_reports(path), json=json)
 
 
 @app.command(

@@ -1,4 +1,4 @@
-"""What the verbs `calibrate`, `lint` and `inspect GRAPH` do, for the command line to call."""
+"""What the verb `calibrate` does, for the command line to call."""
 
 from __future__ import annotations
 
