@@ -60,7 +60,7 @@ def certified_precision(
 
 def _fastest(manifest: Manifest, machine: Capabilities, device: str) -> tuple[str, tuple[str, ...]]:
     remarks = []
-    for precision in FASTEST_FIRST:
+    for precision in (p for p in FASTEST_FIRST if p in manifest.precisions):
         try:
             choice = choose(machine, device, precision)
         except ScansideError:  # not on this machine, or not in this version: not a fallback

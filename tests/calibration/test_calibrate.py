@@ -200,3 +200,20 @@ def test_the_verb(toy_pack: Path, tmp_path: Path) -> None:
     assert "a test case must not be calibrated on" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert run(*words, "--method", "guess").exit_code == 2
+
+
+def test_the_engine_runs_what_was_derived(calibrated: Path) -> None:
+    from scanside.engine.capabilities import capabilities
+    from scanside.engine.predictor import Predictor
+    from scanside.errors import ParityError
+
+    pack = load_pack(calibrated)
+    with Predictor(pack, "cpu", "fp32", 1) as predictor:
+        assert all(result.passed for result in predictor.self_check())
+    if not capabilities().openvino:
+        pytest.skip("8-bit graphs run on the OpenVINO plug-in alone")
+    with pytest.raises(ParityError, match="precision int8 has no parity certificate"):
+        Predictor(pack, "cpu", "int8", 1)
+    with Predictor(pack, "cpu", "int8", 1, allow_uncertified=True) as predictor:
+        assert predictor.device.precision == "int8"
+        assert all(result.mean_error > 0 for result in predictor.self_check())
