@@ -65,7 +65,7 @@ def _fastest(manifest: Manifest, machine: Capabilities, device: str) -> tuple[st
             choice = choose(machine, device, precision)
         except ScansideError:  # not on this machine, or not in this version: not a fallback
             continue
-        if precision in manifest.precisions and is_certified(manifest, precision, choice.runtime):
+        if is_certified(manifest, precision, choice.runtime):
             return precision, ()
         remarks.append(f"fp32 instead of {precision}: no parity certificate for {choice.runtime}")
     return "fp32", tuple(remarks)
