@@ -356,6 +356,10 @@ def calibrate(
     ranges: Annotated[
         Path | None, typer.Option("--ranges", metavar="DIR", help="Reviewed *.ranges.json to take as they are.")
     ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option("--keep", metavar="NETWORK:BLOCK", help="A block to leave out of 8 bits. Repeat for more."),
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Give a pack INT8 and FP16 graphs.
@@ -379,6 +383,7 @@ def calibrate(
             seed=seed,
             test_cases=test_cases,
             ranges=ranges,
+            keep=keep or (),
             stages=progress.advance,
         )
     tables.print_calibrated(made)

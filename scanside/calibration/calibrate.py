@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from scanside.calibration.agreement import compare
+from scanside.calibration.blocks import blocks_of
 from scanside.calibration.data import Amount, CalibrationData, Source, prepare
 from scanside.calibration.estimators import ESTIMATORS
 from scanside.calibration.graph import load_graph
@@ -38,9 +39,9 @@ Stages = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to calibrate. `keep` names weighted operations of each network that stay in higher precision."""
+    """How to calibrate. `keep` names blocks of each network (see `blocks_of`) that stay in higher precision."""
 
-    method: Mapping[str, str] = field(default_factory=lambda: {"segmenter": "percentile", "classifier": "entropy"})
+    method: Mapping[str, str] = field(default_factory=lambda: {"segmenter": "mse", "classifier": "entropy"})
     amount: Amount = field(default_factory=Amount)
     keep: Mapping[str, Collection[str]] = field(default_factory=dict)
     test_cases: Collection[str] = ()
@@ -138,7 +139,7 @@ def _calibrate_network(
 ) -> tuple[NetworkResult, bytes, DerivedGraph]:
     fp32 = derived_graph(pack.graph_bytes(network), "fp32", where=network)
     model = load_graph(fp32, network)
-    placement = plan_placement(model, settings.keep.get(network, ()))
+    placement = plan_placement(model, _kept_operations(model, network, settings.keep.get(network, ())))
     if not placement.points:
         raise CalibrationError(
             "nothing of this network can run in 8 bits",
@@ -181,6 +182,15 @@ def _calibrate_network(
     say(f"compare {network}", 2, 2)
     result = NetworkResult(network, placement, ranges, check, half.check, half.keep)
     return result, int8, DerivedGraph(network, "fp16", half.sha256, half.keep)
+
+
+def _kept_operations(model: onnx.ModelProto, network: str, blocks: Collection[str]) -> list[str]:
+    known = blocks_of(model)
+    unknown = sorted(set(blocks) - set(known))
+    if unknown:
+        found = f"{network}:{unknown[0]}"
+        raise UsageError("no such block to keep", where="--keep", expected=", ".join(known), found=found)
+    return [node for block in blocks for node in known[block]]
 
 
 def network_batches(manifest: Manifest, network: str, data: CalibrationData) -> list[Callable[[], Batch]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from scanside.calibration.calibrate import Calibrated, Settings, calibrate
 from scanside.calibration.data import Amount, Find, Found, sources_of
 from scanside.calibration.selection import Lesion, read_test_cases
+from scanside.errors import UsageError
 from scanside.pack import NETWORKS, Pack, load_pack
 
 if TYPE_CHECKING:
@@ -26,10 +27,13 @@ def calibrate_pack(
     seed: int = Amount.seed,
     test_cases: Path | None = None,
     ranges: Path | None = None,
+    keep: Sequence[str] = (),
     threads: int = 0,
     stages: Callable[[str, int, int], None] | None = None,
 ) -> Calibrated:
-    """The pack with 8-bit activations, in `out`; see `calibrate`. `method` None takes each network's own default.
+    """The pack with 8-bit activations, in `out`; see `calibrate`.
+
+    `method` None takes each network's own default; `keep` holds texts "NETWORK:BLOCK".
 
     Raises
     ------
@@ -42,9 +46,21 @@ def calibrate_pack(
         amount=Amount(sections, triplets, seed),
         test_cases=read_test_cases(test_cases),
         ranges=ranges,
+        keep=_kept(keep),
         threads=threads,
     )
     return calibrate(opened, sources_of(data, finder(opened, threads)), out, settings, stages=stages)
+
+
+def _kept(texts: Sequence[str]) -> dict[str, list[str]]:
+    kept: dict[str, list[str]] = {}
+    for text in texts:
+        network, _, block = text.partition(":")
+        if network not in NETWORKS or not block:
+            expected = f"NETWORK:BLOCK with {' or '.join(NETWORKS)}"
+            raise UsageError("--keep makes no sense", expected=expected, found=repr(text))
+        kept.setdefault(network, []).append(block)
+    return kept
 
 
 def finder(pack: Pack, threads: int = 0) -> Find:

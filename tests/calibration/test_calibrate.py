@@ -151,7 +151,7 @@ def test_what_holds_no_pack_is_not_replaced(toy_pack: Path, tmp_path: Path) -> N
 
 
 def test_a_network_without_anything_to_round(toy_pack: Path, tiny_pack: Path, tmp_path: Path) -> None:
-    everything = {"segmenter": ["encoder.blocks.0.conv1", "encoder.blocks.0.conv2", "encoder.blocks.1.conv"]}
+    everything = {"segmenter": ["encoder.blocks.0", "encoder.blocks.1"]}
     with pytest.raises(CalibrationError, match="segmenter: nothing of this network can run in 8 bits"):
         calibrate(load_pack(toy_pack), [Blob()], tmp_path / "pack", Settings(amount=SMALL.amount, keep=everything))
     with pytest.raises(PackError, match="nodes need names of their own"):
@@ -200,6 +200,12 @@ def test_the_verb(toy_pack: Path, tmp_path: Path) -> None:
     assert "a test case must not be calibrated on" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert run(*words, "--method", "guess").exit_code == 2
+    for bad, message in (("segmenter", "--keep makes no sense"), ("segmenter:nothing", "no such block to keep")):
+        wrong = run(*words, "--keep", bad, "--quiet")
+        assert (wrong.exit_code, message in wrong.stderr) == (2, True)
+    kept = run(*words, "--keep", "segmenter:encoder.blocks.0", "--quiet")
+    assert kept.exit_code == 0, kept.output
+    assert "1 of 5 operations in 8 bits" in kept.stdout
 
 
 def test_the_engine_runs_what_was_derived(calibrated: Path) -> None:
