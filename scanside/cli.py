@@ -258,7 +258,10 @@ def inspect(
     from scanside.console import tables
 
     if path.suffix.lower() == ".onnx":
-        from scanside.calibration.graph_report import graph_reports
+        from scanside.console.workshop import workshop
+
+        with workshop("inspect GRAPH"):
+            from scanside.calibration.graph_report import graph_reports
 
         tables.print_graphs(graph_reports(path), json=json)
         return
@@ -287,8 +290,11 @@ def lint(
     Operations that stay in higher precision and why, pairs that break a fusion, likely reformats, and the activation
     memory of every precision by an estimate. Needs the train extra.
     """
-    from scanside.calibration.graph_report import graph_reports
     from scanside.console import tables
+    from scanside.console.workshop import workshop
+
+    with workshop("lint"):
+        from scanside.calibration.graph_report import graph_reports
 
     tables.print_lint(graph_reports(path), json=json)
 
@@ -367,10 +373,13 @@ def calibrate(
     Selects sections and crops, observes what the networks' tensors hold, places the rounding by TensorRT's rules, and
     writes a pack with the ranges and the selection in it. Written whole or not at all.
     """
-    from scanside.calibration.command import calibrate_pack
     from scanside.console import tables
     from scanside.console.progress import StageProgress
     from scanside.console.stop import Stop
+    from scanside.console.workshop import workshop
+
+    with workshop("calibrate"):
+        from scanside.calibration.command import calibrate_pack
 
     with Stop(), StageProgress(quiet=quiet) as progress:
         made = calibrate_pack(

@@ -118,10 +118,17 @@ class GraphView:
         return any(self.weight_shape(self._producers[name]) is not None for name in self.ancestors(tensor))
 
     @cached_property
+    def answering(self) -> frozenset[str]:
+        """The nodes, by their first output, that the graph's first output depends on: the answer, no pictures of it."""
+        return frozenset(self.ancestors(self.outputs[0]))
+
+    @cached_property
     def leads_to_weights(self) -> frozenset[str]:
-        """Tensors from which a weighted operation can be reached as an activation."""
+        """Tensors from which a weighted operation of the answer can be reached as an activation."""
         reached: set[str] = set()
         for node in reversed(self.nodes):
+            if node.output[0] not in self.answering:
+                continue
             weighted = self.weight_shape(node) is not None
             if weighted or reached.intersection(node.output):
                 reached.update(name for i, name in enumerate(node.input) if not (weighted and i > 0))

@@ -130,6 +130,7 @@ def with_pairs(model: onnx.ModelProto, placement: Placement, scales: Mapping[str
     before: dict[str, list[onnx.NodeProto]] = {}
     after: dict[str, list[onnx.NodeProto]] = {}
     constants: list[onnx.TensorProto] = []
+    paired: set[str] = set()
     for tensor in placement.tensors:
         constants.append(numpy_helper.from_array(np.array(scales[tensor], np.float32), f"{tensor}.scale"))
         maker = view.producer(tensor)
@@ -145,9 +146,11 @@ def with_pairs(model: onnx.ModelProto, placement: Placement, scales: Mapping[str
         node = by_name[name]
         weight = view.constants.get(node.input[1])
         if weight is not None:
-            parts, nodes = _rounded_weight(node, weight)
-            constants += parts
-            before.setdefault(name, []).extend(nodes)
+            if weight.name not in paired:  # one that several operations read is rounded once, for the first
+                parts, nodes = _rounded_weight(node, weight)
+                constants += parts
+                before.setdefault(name, []).extend(nodes)
+                paired.add(weight.name)
             node.input[1] = f"{weight.name}.rounded"
     nodes = list(before.pop("", []))
     for node in view.nodes:

@@ -95,8 +95,14 @@ def last_operation(view: GraphView, node: onnx.NodeProto) -> str | None:
     return None if node.output[0] in view.leads_to_weights else "the last operation, which gives the answer"
 
 
+def beside_the_answer(view: GraphView, node: onnx.NodeProto) -> str | None:
+    """What the graph's first output does not depend on (heatmaps) is drawn on request and not timed."""
+    return None if node.output[0] in view.answering else "beside the answer"
+
+
 REFUSALS: tuple[Refusal, ...] = (
     constant_weight,
+    beside_the_answer,
     first_operation,
     last_operation,
     squeeze_excitation,

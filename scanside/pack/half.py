@@ -20,7 +20,9 @@ _LIKE_INPUT = frozenset((
 ))
 # fmt: on
 """Operators whose outputs are of their first input's type."""
-_OTHER = {"Shape": INT64, "Size": INT64, "ArgMax": INT64, "Equal": BOOL, "Greater": BOOL, "Less": BOOL, "Not": BOOL}
+_COMPARISONS = ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or")
+_OTHER = dict.fromkeys(("ArgMax", "ArgMin", "Shape", "Size"), INT64) | dict.fromkeys(_COMPARISONS, BOOL)
+"""Operators whose outputs are of a type of their own."""
 _NEVER_HALF = {("Resize", 1), ("Resize", 2)}
 """Inputs that ONNX defines as float32 whatever the data are."""
 _MIN_OPSET_WITH_HALF_SCALES = 19
@@ -118,6 +120,8 @@ class _Halving:
         if node.domain in ("", "ai.onnx"):
             if node.op_type in _LIKE_INPUT:
                 return self.kinds[node.inputs[0]]
+            if node.op_type == "Where":
+                return self.kinds[node.inputs[1]]
             if node.op_type == "Cast":
                 return node.integer("to", FLOAT)
             if node.op_type == "QuantizeLinear" and len(node.inputs) > 2:

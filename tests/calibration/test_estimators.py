@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scanside.calibration.estimators import ESTIMATORS, entropy, minmax, mse, percentile
@@ -22,6 +22,7 @@ def normal(n: int = 20000, sd: float = 1.0, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, sd, n).astype(np.float32)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), decades=st.lists(st.integers(-5, 5), min_size=1, max_size=6))
 def test_growing_loses_no_count_and_no_extreme(seed: int, decades: list[int]) -> None:
     rng = np.random.default_rng(seed)
@@ -58,6 +59,7 @@ def test_a_tensor_of_zeros_has_no_range(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ESTIMATORS))
+@settings(deadline=None)
 @given(seed=st.integers(0, 1000), size=st.integers(1, 500), decades=st.integers(-4, 4))
 def test_no_estimate_exceeds_what_was_seen(name: str, seed: int, size: int, decades: int) -> None:
     histogram = counted(normal(size, 10.0**decades, seed))

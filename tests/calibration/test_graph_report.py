@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,18 @@ def test_the_verbs(calibrated: Path, tmp_path: Path) -> None:
     content = json.loads(run("lint", calibrated, "--json").stdout)
     assert [graph["name"] for graph in content["graphs"]] == ["segmenter", "classifier"]
     assert content["graphs"][0]["findings"][0]["kind"] == "not in 8 bits"
+
+
+@pytest.mark.parametrize(
+    "words", [("lint", "g.onnx"), ("inspect", "g.onnx"), ("calibrate", "p", "--data", "x", "--out", "o")]
+)
+def test_without_the_workshop_s_packages(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    for name in [name for name in sys.modules if name.startswith("scanside.calibration")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    result = run(*words)
+    assert result.exit_code == 4
+    assert 'ip install "scanside[train]"' in result.stderr
 
 
 def test_bad_graphs_through_the_command_line(calibrated: Path, tmp_path: Path) -> None:

@@ -143,3 +143,19 @@ def test_graphs_that_cannot_be_used() -> None:
     tensor.external_data.add(key="location", value="../outside.bin")
     with pytest.raises(PackError, match="net: the graph keeps data in another file"):
         load_graph(model.SerializeToString(), "net")
+
+
+def test_a_weight_that_two_operations_read_is_rounded_once() -> None:
+    def build(toy: Toy, x: str) -> str:
+        toy.constant("shared", toy.rng.normal(0, 1, (16, 16, 1, 1)).astype(np.float32))
+        return toy.op("Conv", [toy.op("Conv", [x, "shared"], "a", 16), "shared"], "b", 16)
+
+    model = between(Toy(), build)
+    placement = plan_placement(model)
+    made = with_pairs(model, placement, scales_of(placement, dict.fromkeys(placement.tensors, 4.0)))
+    onnx.checker.check_model(made, full_check=True)
+    assert placement.rounded == ("a", "b")
+    assert [n.name for n in made.graph.node].count("shared.q") == 1
+    assert derived_graph(made.SerializeToString(deterministic=True), "fp32") == model.SerializeToString(
+        deterministic=True
+    )

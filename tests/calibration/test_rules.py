@@ -189,3 +189,16 @@ def test_epilogues() -> None:
     assert names(between(Toy(), residual), "long") == ["sum", "end"]
     assert names(between(Toy(), skip_connection), "side") == ["features"]
     assert names(between(Toy(), squeeze), "project") == []
+
+
+def test_what_stands_beside_the_answer_stays_and_hides_no_last_operation() -> None:
+    toy = Toy()
+    middle = toy.conv(toy.conv("x", "first", 16), "middle", 16)
+    answer = toy.conv(middle, "last", 16)
+    toy.conv(toy.relu(answer, "drawn"), "picture", 16)
+    model = toy.model("last")
+    model.graph.output.append(onnx.helper.make_tensor_value_info("picture", 1, [None] * 4))
+    placement = plan_placement(model)
+    assert placement.rounded == ("middle",)
+    assert placement.refused["last"] == "the last operation, which gives the answer"
+    assert placement.refused["picture"] == "beside the answer"

@@ -7,7 +7,7 @@ import contextlib
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -44,6 +44,7 @@ def models(draw: st.DrawFn) -> onnx.ModelProto:
     return made
 
 
+@settings(deadline=None)
 @given(models())
 def test_what_is_read_is_written_byte_for_byte(model: onnx.ModelProto) -> None:
     graph = Graph(model.SerializeToString(deterministic=True))
@@ -92,6 +93,7 @@ def test_an_attribute_gets_another_value() -> None:
     assert [(a.name, a.type, a.i) for a in changed.attribute] == [("to", onnx.AttributeProto.INT, -7)]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_other_bytes_are_refused_with_one_error(data: bytes) -> None:
     with contextlib.suppress(PackError):
