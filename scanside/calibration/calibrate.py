@@ -102,6 +102,8 @@ def calibrate(
     ------
     CalibrationError
         Data that cannot be used (see `prepare`, `observe`), ranges of another graph.
+    UsageError
+        A block to keep that the network does not have.
     PackError
         A graph that cannot be calibrated.
     OutputError
@@ -109,6 +111,8 @@ def calibrate(
     """
     out, work = Path(out), work_folder(out)
     _require_room(out)
+    for network, blocks in settings.keep.items():
+        _kept_operations(load_graph(pack.graph_bytes(network), network), network, blocks)
     say = stages or (lambda stage, done, total: None)
     data = prepare(
         sources,

@@ -27,7 +27,7 @@ from scanside.calibration.selection import (
 )
 from scanside.engine.sections import padded_shape
 from scanside.engine.triplets import CropRule, triplet_batches
-from scanside.errors import CalibrationError, UsageError
+from scanside.errors import CalibrationError, OutputError, UsageError
 from scanside.exam.geometry import Geometry
 from scanside.exam.planes import Plane
 from scanside.exam.volume import Volume, Voxels
@@ -211,9 +211,15 @@ def prepare(
     ------
     CalibrationError
         A test case among the exams; pictures all of one grey; nothing to cut triplets from; a damaged file.
+    OutputError
+        `folder` cannot be written.
     """
     refuse_test_cases({source.name: source.names for source in sources}, test_cases)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found = error.strerror or type(error).__name__
+        raise OutputError("the calibration data cannot be kept", where=folder, found=found) from None
     files = []
     sections: list[SectionChoice] = []
     triplets: list[TripletChoice] = []

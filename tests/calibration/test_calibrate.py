@@ -150,6 +150,24 @@ def test_what_holds_no_pack_is_not_replaced(toy_pack: Path, tmp_path: Path) -> N
     assert [file.name for file in tmp_path.iterdir()] == ["note.txt"]
 
 
+def test_a_folder_that_cannot_be_made(toy_pack: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="the pack cannot be written"):
+        calibrate(load_pack(toy_pack), [Blob()], tmp_path / "file" / "pack", SMALL)
+    with pytest.raises(OutputError, match="the calibration data cannot be kept"):
+        prepare([Blob()], load_pack(toy_pack).manifest, SMALL.amount, tmp_path / "file" / "data")
+
+
+def test_an_unknown_block_is_refused_before_anything_is_opened(toy_pack: Path, tmp_path: Path) -> None:
+    source = Blob()
+    settings = Settings(amount=SMALL.amount, keep={"classifier": ["nothing"]})
+    with pytest.raises(
+        UsageError, match=r"--keep: no such block to keep.*branches.sagittal.layer1.0.*classifier:nothing"
+    ):
+        calibrate(load_pack(toy_pack), [source], tmp_path / "pack", settings)
+    assert (source.loaded, list(tmp_path.iterdir())) == (0, [])
+
+
 def test_a_network_without_anything_to_round(toy_pack: Path, tiny_pack: Path, tmp_path: Path) -> None:
     everything = {"segmenter": ["encoder.blocks.0", "encoder.blocks.1"]}
     with pytest.raises(CalibrationError, match="segmenter: nothing of this network can run in 8 bits"):
