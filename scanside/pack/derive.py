@@ -44,7 +44,9 @@ def derived_graph(graph: bytes, precision: str, keep: Collection[str] = (), *, w
             raise _not_calibrated(where)
         return graph
     if precision in ("fp32", "bf16"):
-        return without_activation_rounding(Graph(graph, where)).to_bytes()
+        parsed = Graph(graph, where)
+        rounds = any(node.op_type == "QuantizeLinear" for node in parsed.nodes)
+        return without_activation_rounding(parsed).to_bytes() if rounds else graph
     if precision == "fp16":
         plain = with_folded_weights(without_activation_rounding(Graph(graph, where)))
         return in_half(plain, keep).to_bytes()
