@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import conditions, write_csv, write_json
-from scanside.calibration.calibrate import METHODS, Settings, network_batches
+from scanside.calibration.calibrate import METHODS, SECTION_BATCH, Settings, network_batches
 from scanside.calibration.command import finder
 from scanside.calibration.data import Amount, CalibrationData, prepare, sources_of
 from scanside.calibration.graph import load_graph
@@ -107,7 +107,8 @@ def judge_of(pack: Pack, network: str, fp32: bytes, data: CalibrationData) -> Ju
     """The clinical judge of a network, on the data given."""
     batches = network_batches(pack.manifest, network, data)
     if network == "segmenter":
-        return SegmenterJudge(fp32, pack.manifest.segmenter.output, batches, pack.manifest.segmenter.threshold)
+        segmenter = pack.manifest.segmenter
+        return SegmenterJudge(fp32, segmenter.output, batches, segmenter.threshold, data.mask_batches(SECTION_BATCH))
     malignant = [choice.malignant for choice in data.selection.triplets]
     return ClassifierJudge(fp32, pack.manifest.classifier.output, batches, malignant)
 

@@ -32,7 +32,7 @@ METHODS = tuple(ESTIMATORS)
 SELECTION_FILE = "calibration.selection.json"
 HALF_BATCHES = 6
 """Batches of each network on which half precision is judged."""
-_SECTION_BATCH, _TRIPLET_BATCH = 4, 4
+SECTION_BATCH, TRIPLET_BATCH = 4, 4
 
 Stages = Callable[[str, int, int], None]
 
@@ -200,8 +200,8 @@ def _kept_operations(model: onnx.ModelProto, network: str, blocks: Collection[st
 def network_batches(manifest: Manifest, network: str, data: CalibrationData) -> list[Callable[[], Batch]]:
     """The calibration batches of one network, by its input names."""
     if network == "segmenter":
-        return data.section_batches(manifest.segmenter.input, _SECTION_BATCH)
-    return data.triplet_batches(dict(manifest.classifier.inputs), _TRIPLET_BATCH)
+        return data.section_batches(manifest.segmenter.input, SECTION_BATCH)
+    return data.triplet_batches(dict(manifest.classifier.inputs), TRIPLET_BATCH)
 
 
 def answers(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scanside.calibration.calibrate import Calibrated, Settings, calibrate
-from scanside.calibration.data import Amount, Find, Found, sources_of
+from scanside.calibration.data import Amount, Find, Loaded, sources_of
 from scanside.calibration.selection import Lesion, read_test_cases
 from scanside.errors import UsageError
 from scanside.pack import NETWORKS, Pack, load_pack
@@ -66,11 +66,11 @@ def _kept(texts: Sequence[str]) -> dict[str, list[str]]:
 def finder(pack: Pack, threads: int = 0) -> Find:
     """What finds lesions in exams whose truth is not known: the pack itself, in FP32."""
 
-    def find(volume: Volume) -> Found:
+    def find(volume: Volume) -> Loaded:
         from scanside.engine.predictor import Predictor
 
         with Predictor(pack, "cpu", "fp32", threads or None) as predictor:
             report, voxels = predictor.analyze_volume(volume)
-        return voxels, tuple(Lesion(lesion.id, lesion.box_mm) for lesion in report.lesions)
+        return Loaded(voxels, tuple(Lesion(lesion.id, lesion.box_mm) for lesion in report.lesions))
 
     return find

@@ -29,14 +29,24 @@ from scanside.engine.sections import padded_shape
 from scanside.engine.triplets import CropRule, triplet_batches
 from scanside.errors import CalibrationError, OutputError, UsageError
 from scanside.exam.geometry import Geometry
-from scanside.exam.planes import Plane
+from scanside.exam.planes import Plane, SectionGrid
 from scanside.exam.volume import Volume, Voxels
 from scanside.exam.write import atomic_file
 from scanside.pack import Manifest
 
-Found = tuple[Voxels, tuple[Lesion, ...]]
-Find = Callable[[Volume], Found]
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A decoded exam: its lesions, and where they are voxel by voxel (0 is none) when the truth is known."""
+
+    voxels: Voxels
+    lesions: tuple[Lesion, ...]
+    mask: NDArray[np.uint8] | None = None
+
+
+Find = Callable[[Volume], Loaded]
 
 
 class Source(Protocol):
@@ -51,8 +61,8 @@ class Source(Protocol):
     @property
     def geometry(self) -> Geometry: ...
 
-    def load(self) -> Found:
-        """The decoded voxels and the lesions in them."""
+    def load(self) -> Loaded:
+        """The decoded exam."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +87,13 @@ class PhantomSource:
         spacing = tuple(mm / n for mm, n in zip(STANDARD_EXTENT_MM, STANDARD_SHAPE, strict=True))
         return Geometry(self.shape or STANDARD_SHAPE, spacing)  # type: ignore[arg-type]
 
-    def load(self) -> Found:
+    def load(self) -> Loaded:
         from scanside.exam.phantom import make_phantom
 
         geometry = self.geometry
         phantom = make_phantom(self.seed, shape=geometry.shape, extent_mm=geometry.extent_mm)
-        return phantom.voxels, tuple(Lesion(v.id, v.box_mm, v.malignant) for v in phantom.truth)
+        lesions = tuple(Lesion(v.id, v.box_mm, v.malignant) for v in phantom.truth)
+        return Loaded(phantom.voxels, lesions, phantom.mask)
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ class ExamSource:
     def geometry(self) -> Geometry:
         return self.volume.geometry
 
-    def load(self) -> Found:
+    def load(self) -> Loaded:
         return self.find(self.volume)
 
 
@@ -182,6 +193,21 @@ class CalibrationData:
             for at in range(0, count, batch)
         ]
 
+    def mask_batches(self, batch: int) -> list[Callable[[], NDArray[np.bool_]]] | None:
+        """The true masks of `section_batches`, in the same batches; None where the truth of an exam is not known."""
+        masks: list[Callable[[], NDArray[np.bool_]]] = []
+        for file in self._files:
+            counts = dict(_counts(file))
+            for key in (key for key in counts if key.startswith("sections_")):
+                name = key.replace("sections_", "masks_")
+                if name not in counts:
+                    return None
+                masks += [
+                    lambda file=file, name=name, at=at: _read(file, name)[at : at + batch]  # type: ignore[misc]
+                    for at in range(0, counts[key], batch)
+                ]
+        return masks
+
     def triplet_batches(self, tensors: dict[str, str], batch: int) -> list[Callable[[], Batch]]:
         """Batches of at most `batch` triplets; `tensors` maps a plane to the classifier's input."""
         batches: list[Callable[[], Batch]] = []
@@ -250,20 +276,22 @@ def _share(total: int, number: int, parts: int) -> int:
 def _cut(source: Source, manifest: Manifest, amount: Amount, file: Path) -> None:
     segmenter, classifier = manifest.segmenter, manifest.classifier
     grids = section_grids(source.geometry, segmenter.planes, segmenter.pitch_mm, segmenter.every_mm)
-    voxels, lesions = source.load()
-    sections = choose_sections(source.name, grids, lesions, amount.sections, amount.seed)
-    triplets = choose_triplets(source.name, lesions, classifier.frames, amount.triplets, amount.seed)
+    exam = source.load()
+    sections = choose_sections(source.name, grids, exam.lesions, amount.sections, amount.seed)
+    triplets = choose_triplets(source.name, exam.lesions, classifier.frames, amount.triplets, amount.seed)
     arrays: dict[str, NDArray] = {}
     for plane, grid in grids.items():
         wanted = [choice.section for choice in sections if choice.plane == plane.value]
         cut = np.zeros((len(wanted), 1, *padded_shape(grid.shape, segmenter.size_multiple)), np.uint8)
         for i, section in enumerate(wanted):
-            grid.section(voxels, section, out=cut[i, 0])
+            grid.section(exam.voxels, section, out=cut[i, 0])
         arrays[f"sections_{plane.value}"] = cut
+        if exam.mask is not None:
+            arrays[f"masks_{plane.value}"] = _masks(exam.mask, grid, wanted, cut.shape)
     rule = CropRule(
         classifier.frames, classifier.margin, classifier.size, tuple(p for p in Plane if p.value in classifier.inputs)
     )
-    crops = [_triplet(voxels, source.geometry, choice, rule) for choice in triplets]
+    crops = [_triplet(exam.voxels, source.geometry, choice, rule) for choice in triplets]
     for plane in rule.planes:
         empty = np.zeros((0, 1, rule.size, rule.size), np.uint8)
         arrays[f"triplets_{plane.value}"] = np.concatenate([empty, *(crop[plane] for crop in crops)])
@@ -271,6 +299,17 @@ def _cut(source: Source, manifest: Manifest, amount: Amount, file: Path) -> None
     arrays["choices"] = np.frombuffer(json.dumps(listed).encode(), np.uint8)
     with atomic_file(file) as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+
+def _masks(
+    mask: NDArray[np.uint8], grid: SectionGrid, wanted: Sequence[int], shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """The true masks of the sections: a pixel belongs to a lesion when half of it does."""
+    cut = np.zeros(shape, np.uint8)
+    for i, section in enumerate(wanted):
+        native = grid.plane.slice(mask, int(grid.indices[section]))
+        grid.section_of(np.where(native > 0, np.uint8(255), np.uint8(0)), out=cut[i, 0])
+    return cut >= 128
 
 
 def _triplet(

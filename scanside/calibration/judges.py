@@ -27,10 +27,11 @@ Judge = Callable[[bytes], Judgement]
 
 
 class SegmenterJudge:
-    """Masks: loss is 1 minus the Dice of all pixels cut at the pack's threshold.
+    """Masks: loss is 1 minus the Dice of all pixels cut at the pack's threshold, against the reference's masks.
 
     Metrics: `dice`; `worst_dice` of a section that has a mask in either; `mask_flips`, sections whose mask appears or
-    vanishes; `mean_error` and `max_error` in probability.
+    vanishes; `mean_error` and `max_error` in probability; and where the true masks are given `dice_difference`, the
+    mean over sections with a lesion of the Dice with the truth, minus the same of the reference.
     """
 
     def __init__(
@@ -39,16 +40,20 @@ class SegmenterJudge:
         output: str,
         batches: Sequence[Callable[[], Batch]],
         threshold: float,
+        truth: Sequence[Callable[[], NDArray[np.bool_]]] | None = None,
         threads: int = 0,
     ) -> None:
         self._batches, self._output, self._threads = tuple(batches), output, threads
         self._threshold = threshold
         self._expected = self._answers(reference)
+        self._truth = None if truth is None else [mask.reshape(-1) for make in truth for mask in make()]
 
     def __call__(self, graph: bytes) -> Judgement:
         both = total = 0
         flips, worst, errors, largest = 0, 1.0, 0.0, 0.0
         pixels = 0
+        differences: list[float] = []
+        truth = iter(self._truth or ())
         for found, expected in zip(self._answers(graph), self._expected, strict=True):
             for ours, theirs in zip(found, expected, strict=True):
                 a, b = probabilities(ours), probabilities(theirs)
@@ -57,6 +62,9 @@ class SegmenterJudge:
                 both, total = both + shared, total + size
                 flips += bool(mask_a.any() != mask_b.any())
                 worst = min(worst, 2 * shared / size) if size else worst
+                known = next(truth, None)
+                if known is not None and known.any():
+                    differences.append(_dice(mask_a, known) - _dice(mask_b, known))
                 error = np.abs(a - b)
                 errors, largest, pixels = errors + float(error.sum()), max(largest, float(error.max())), pixels + a.size
         dice = 2 * both / total if total else 1.0
@@ -67,6 +75,8 @@ class SegmenterJudge:
             "mean_error": errors / max(1, pixels),
             "max_error": largest,
         }
+        if differences:
+            metrics["dice_difference"] = float(np.mean(differences))
         return Judgement(1 - dice, metrics)
 
     def _answers(self, graph: bytes) -> list[NDArray]:
@@ -113,6 +123,10 @@ class ClassifierJudge:
     def _probabilities(self, graph: bytes) -> NDArray[np.float64]:
         answers = _answers(graph, self._output, self._batches, self._threads)
         return np.concatenate([probabilities(answer) for answer in answers])
+
+
+def _dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    return 2 * int((a & b).sum()) / max(1, int(a.sum() + b.sum()))
 
 
 def auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:

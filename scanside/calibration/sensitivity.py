@@ -142,8 +142,13 @@ def chosen_point(curve: Sequence[CurvePoint], inside: Callable[[Judgement], bool
 
 
 def segmenter_inside(judgement: Judgement) -> bool:
-    """Half of what the parity gate allows a segmenter: Dice within 0.0025 of FP32's masks."""
-    return judgement.metrics["dice"] >= 1 - 0.0025
+    """Half of what the parity gate allows a segmenter: its Dice with the truth within 0.0025 of FP32's, no mask that
+    appears or vanishes. Without a truth the masks themselves must agree to 0.9975.
+    """
+    metrics = judgement.metrics
+    if "dice_difference" in metrics:
+        return abs(metrics["dice_difference"]) <= 0.0025 and metrics["mask_flips"] == 0
+    return metrics["dice"] >= 1 - 0.0025
 
 
 def classifier_inside(judgement: Judgement) -> bool:

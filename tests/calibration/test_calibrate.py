@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 from scanside.calibration import calibrate as module
 from scanside.calibration.calibrate import Settings, calibrate, ranges_file, work_folder
 from scanside.calibration.command import finder
-from scanside.calibration.data import Amount, ExamSource, Found, PhantomSource, prepare, sources_of
-from scanside.calibration.selection import Lesion
+from scanside.calibration.data import Amount, ExamSource, Loaded, PhantomSource, prepare, sources_of
+from scanside.calibration.selection import Lesion, section_grids
 from scanside.cli import app
 from scanside.errors import CalibrationError, OutputError, PackError, UsageError
 from scanside.exam.geometry import Box
@@ -34,11 +34,11 @@ class Blob:
         self.volume = Volume.from_array(voxels if grey is None else np.full_like(voxels, grey), (1.0, 1.0, 1.0))
         self.geometry = self.volume.geometry
 
-    def load(self) -> Found:
+    def load(self) -> Loaded:
         self.loaded += 1
         frames = np.stack(list(self.volume.frames()))
         boxes = (Box((10, 10, 10), (20, 22, 24)), Box((22, 30, 40), (30, 42, 60)))
-        return frames, (Lesion(1, boxes[0], malignant=True), Lesion(2, boxes[1], malignant=False))
+        return Loaded(frames, (Lesion(1, boxes[0], malignant=True), Lesion(2, boxes[1], malignant=False)))
 
 
 def run(*words: object) -> Result:
@@ -191,14 +191,39 @@ def test_sources(tmp_path: Path) -> None:
 
 
 def test_a_phantom_s_lesions_are_the_true_ones_and_an_exam_s_are_found(tiny_pack: Path, blob_volume) -> None:
-    voxels, lesions = PhantomSource(3, (48, 60, 80)).load()
-    assert voxels.shape == PhantomSource(3, (48, 60, 80)).geometry.shape
-    assert all(isinstance(lesion.malignant, bool) for lesion in lesions)
-    source = ExamSource(blob_volume.volume(), finder(load_pack(tiny_pack), threads=1))
-    voxels, lesions = source.load()
-    assert (voxels == blob_volume.voxels).all()
-    assert len(lesions) == 2
-    assert lesions[0].malignant is None
+    exam = PhantomSource(3, (48, 60, 80)).load()
+    assert exam.mask is not None
+    assert exam.voxels.shape == exam.mask.shape == PhantomSource(3, (48, 60, 80)).geometry.shape
+    assert all(isinstance(lesion.malignant, bool) for lesion in exam.lesions)
+    found = ExamSource(blob_volume.volume(), finder(load_pack(tiny_pack), threads=1)).load()
+    assert (found.voxels == blob_volume.voxels).all()
+    assert len(found.lesions) == 2
+    assert (found.mask, found.lesions[0].malignant) == (None, None)
+
+
+def test_true_masks_go_with_their_sections(toy_pack: Path, tmp_path: Path) -> None:
+    pack = load_pack(toy_pack)
+    source = PhantomSource(3, (64, 96, 128))
+    data = prepare([source], pack.manifest, Amount(12, 2), tmp_path / "a")
+    masks = data.mask_batches(4)
+    assert masks is not None
+    pictures = module.network_batches(pack.manifest, "segmenter", data)
+    assert [make().shape for make in masks] == [make()["pixels"].shape for make in pictures]
+    grids = section_grids(source.geometry, ("transverse", "sagittal", "coronal"), 1.0, 1.0)
+    truth = source.load().mask
+    assert truth is not None
+    rows = [row for make in masks for row in make()]
+    crossed = 0
+    for choice, mask in zip(data.selection.sections, rows, strict=True):
+        grid = next(grid for plane, grid in grids.items() if plane.value == choice.plane)
+        native = grid.plane.slice(truth, int(grid.indices[choice.section])) > 0
+        area_mm2 = native.mean() * np.prod(
+            [source.geometry.extent_mm[a] for a in (grid.plane.rows, grid.plane.columns)]
+        )
+        assert abs(mask.sum() * 1.0 - area_mm2) <= 0.15 * area_mm2 + 12  # pixels of 1 mm
+        crossed += bool(mask.any())
+    assert crossed >= 3
+    assert prepare([Blob()], pack.manifest, SMALL.amount, tmp_path / "b").mask_batches(4) is None
 
 
 def test_the_verb(toy_pack: Path, tmp_path: Path) -> None:

@@ -148,6 +148,28 @@ def test_the_segmenter_s_judge() -> None:
     assert not segmenter_inside(nothing)
 
 
+def test_the_segmenter_s_judge_with_the_truth() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 1, 32, 32)).astype(np.uint8)
+    graph = toy_segmenter().SerializeToString()
+    truth = np.zeros((3, 1, 32, 32), bool)
+    truth[0, 0, 4:20, 4:20] = truth[1, 0, 10:, :] = True  # the third section has no lesion
+    judge = SegmenterJudge(graph, "probability", [lambda: {"pixels": pixels}], 0.5, [lambda: truth])
+    assert judge(graph).metrics["dice_difference"] == 0
+    other = changed(toy_segmenter(), "head.bias", 0.05)
+
+    def dice(data: bytes, row: int) -> float:
+        session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
+        mask = session.run(None, {"pixels": pixels})[0][row] / 255 >= 0.5
+        return 2 * (mask & truth[row]).sum() / (mask.sum() + truth[row].sum())
+
+    expected = np.mean([dice(other, row) - dice(graph, row) for row in (0, 1)])
+    assert judge(other).metrics["dice_difference"] == pytest.approx(expected)
+    metrics = {"dice": 0.9, "mask_flips": 0.0, "dice_difference": 0.002}
+    assert segmenter_inside(Judgement(0.1, metrics))
+    assert not segmenter_inside(Judgement(0.1, metrics | {"mask_flips": 1.0}))
+    assert not segmenter_inside(Judgement(0.1, metrics | {"dice_difference": -0.003}))
+
+
 def test_the_classifier_s_judge() -> None:
     crops = {
         p: np.random.default_rng(i).integers(0, 256, (8, 1, 32, 32)).astype(np.uint8) for i, p in enumerate(PLANES)
