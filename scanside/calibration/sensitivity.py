@@ -142,12 +142,13 @@ def chosen_point(curve: Sequence[CurvePoint], inside: Callable[[Judgement], bool
 
 
 def segmenter_inside(judgement: Judgement) -> bool:
-    """Half of what the parity gate allows a segmenter: its Dice with the truth within 0.0025 of FP32's, no mask that
-    appears or vanishes. Without a truth the masks themselves must agree to 0.9975.
+    """Half of what the parity gate allows a segmenter: its Dice with the truth within 0.0025 of FP32's.
+
+    Without a truth the masks themselves must agree to 0.9975, which asks for more. Flips are listed, as the gate has it.
     """
     metrics = judgement.metrics
     if "dice_difference" in metrics:
-        return abs(metrics["dice_difference"]) <= 0.0025 and metrics["mask_flips"] == 0
+        return abs(metrics["dice_difference"]) <= 0.0025
     return metrics["dice"] >= 1 - 0.0025
 
 
