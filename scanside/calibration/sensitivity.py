@@ -144,7 +144,7 @@ def chosen_point(curve: Sequence[CurvePoint], inside: Callable[[Judgement], bool
 def segmenter_inside(judgement: Judgement) -> bool:
     """Half of what the parity gate allows a segmenter: its Dice with the truth within 0.0025 of FP32's.
 
-    Without a truth the masks themselves must agree to 0.9975, which asks for more. Flips are listed, as the gate has it.
+    Without a truth the masks themselves must agree to 0.9975, which asks for more. Flips are listed, as in the gate.
     """
     metrics = judgement.metrics
     if "dice_difference" in metrics:
