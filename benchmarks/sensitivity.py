@@ -161,12 +161,15 @@ def plot(
     along.plot(kept, [point.judgement.loss for point in curve], "o-", color="#3b6ea5", label="loss")
     along.set_xlabel("blocks kept in 16 bit")
     along.set_ylabel("loss")
+    along.set_ylim(bottom=0)
+    along.xaxis.get_major_locator().set_params(integer=True)
     if chosen is not None:
         along.axvline(len(chosen.kept), color="#888888", linestyle=":", label="chosen")
     if all(point.latency is not None for point in curve):
         right = along.twinx()
-        right.plot(kept, [point.latency for point in curve], "s--", color="#c0504d", label="latency")
-        right.set_ylabel("latency relative to FP32")
+        right.plot(kept, [point.latency for point in curve], "s--", color="#c0504d")
+        right.set_ylabel("latency relative to FP32", color="#c0504d")
+        right.set_ylim(bottom=0)
     along.legend()
     figure.savefig(path, dpi=110)
 
