@@ -1,14 +1,15 @@
 """TensorRT's rules for where 8-bit pairs may stand so that a convolution still runs as one kernel.
 
-Each rule is one function. A *refusal* says why a weighted operation stays in higher precision, or None. The rules are
-those NVIDIA applies (`reference` numbers in brackets are the letters of our notes on Q/DQ placement):
+Each rule is one function. A *refusal* says why a weighted operation stays in higher precision, or None. They are the
+rules that NVIDIA Model Optimizer applies for convolution fusion:
 
-* inputs of weighted operations only, never between an operation and its epilogue (c, f, i);
-* a residual addition rounds its skip input alone (d);
-* tensors that meet in a concatenation share one scale (e);
-* zero padding stands directly before its convolution, so the pair goes before the padding (f);
-* small channel counts, depthwise kernels below 3, products of a vector with a matrix stay (g, h);
-* squeeze-and-excitation stays whole, and so do the first and the last operation.
+* pairs on inputs of weighted operations only, never between an operation and its epilogue;
+* a residual addition rounds its skip input alone;
+* tensors that meet in a concatenation share one scale;
+* zero padding stands directly before its convolution, so the pair goes before the padding;
+* small channel counts, depthwise kernels below 3, products of a vector with a matrix stay;
+
+and ours: squeeze-and-excitation stays whole, and so do the first and the last operation.
 """
 
 from __future__ import annotations
