@@ -6,8 +6,19 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from benchmarks import busbra, cohort_tables, coverage, evaluation, formats, operating_point, paper, phantoms
+from benchmarks import (
+    busbra,
+    cohort_tables,
+    coverage,
+    evaluation,
+    formats,
+    operating_point,
+    paper,
+    phantoms,
+    sensitivity,
+)
 from scanside.errors import ScansideError
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,6 +46,24 @@ def add_cohort_tables(table: argparse.ArgumentParser) -> None:
     table.add_argument("--steps", type=int)
     table.add_argument("--minutes", type=float)
     table.set_defaults(models=None, parts=None)
+
+
+def add_sensitivity(tables: argparse._SubParsersAction) -> None:
+    table = tables.add_parser("sensitivity", help="which blocks suffer from 8 bits, and how many must be kept")
+    table.add_argument("--network", choices=("segmenter", "classifier"), required=True)
+    table.add_argument("--calibrate", nargs="+", default=["phantom:3000:3016"], help="exams whose ranges are observed")
+    table.add_argument("--judge", nargs="+", default=["phantom:3100:3116"], help="exams that are judged on")
+    table.add_argument("--sections", type=int, default=480)
+    table.add_argument("--triplets", type=int, default=240)
+    table.add_argument("--limit", type=int, default=12, help="most blocks kept on the curve")
+    table.add_argument("--method", choices=sensitivity.METHODS, default=None)
+    table.add_argument("--work", type=Path, required=True, help="folder for what a killed run leaves to go on from")
+    table.add_argument("--out", type=Path, default=RESULTS, help="folder for the table")
+    table.add_argument("--pack", type=Path, default=None, help="pack folder; the shipped one by default")
+
+
+def make_sensitivity(work: Path, out: Path, pack: Path | None, **plan: Any) -> None:
+    sensitivity.make_table(sensitivity.Plan(**plan), work, out, pack)
 
 
 def main() -> int:
@@ -70,6 +99,7 @@ def main() -> int:
         if repetitions is not None:
             table.add_argument("--repetitions", type=int, default=repetitions)
     add_cohort_tables(tables.add_parser("cohort-tables", help="the paper's Tables 2 and 3 on phantom lesions"))
+    add_sensitivity(tables)
     arguments = vars(parser.parse_args())
     makers: dict[str, Callable[..., None]] = {
         "phantoms": phantoms.make_table,
@@ -80,6 +110,7 @@ def main() -> int:
         "coverage": coverage.make_table,
         "evaluation": evaluation.make_table,
         "paper": paper.make_table,
+        "sensitivity": make_sensitivity,
     }
     make = makers[arguments.pop("table")]
     arguments["out"].mkdir(parents=True, exist_ok=True)

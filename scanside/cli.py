@@ -14,7 +14,6 @@ from scanside.errors import NotBuiltError
 NOTICE = "Research use only. Not a medical device."
 NOT_BUILT = {
     "export": "export trained networks to a pack",
-    "calibrate": "calibrate INT8 ranges",
     "build": "build TensorRT plans",
     "bench": "measure time and memory",
     "parity": "certify a precision against the PyTorch reference",
@@ -117,6 +116,15 @@ class SectionPlane(StrEnum):
     transverse = "transverse"
     sagittal = "sagittal"
     coronal = "coronal"
+
+
+class Method(StrEnum):
+    """How a tensor's range is chosen from what it held."""
+
+    minmax = "minmax"
+    entropy = "entropy"
+    percentile = "percentile"
+    mse = "mse"
 
 
 class Vendor(StrEnum):
@@ -276,19 +284,30 @@ def analyze(
 Examples:
   scanside inspect exam.dcm
   scanside inspect study/ --json
+  scanside inspect pack/segmenter.onnx
 The exit code is 0 when every volume is ready or degraded, 3 when one is refused.
 """
 )
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, a folder or a zip.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, a folder or a zip; or an ONNX graph.")],
     json: JsonOption = False,
     spacing: SpacingOption = None,
 ) -> None:
-    """Say whether an exam can be read, and why not.
+    """Say whether an exam can be read, and why not; or what is in a graph.
 
-    One line a volume: ready, degraded or refused, and the reason. Needs no model pack.
+    One line a volume: ready, degraded or refused, and the reason. Needs no model pack. Of a graph (.onnx): its layers,
+    their precision, rounding and activation memory; needs the train extra.
     """
     from scanside.console import tables
+
+    if path.suffix.lower() == ".onnx":
+        from scanside.console.workshop import workshop
+
+        with workshop("inspect GRAPH"):
+            from scanside.calibration.graph_report import graph_reports
+
+        tables.print_graphs(graph_reports(path), json=json)
+        return
     from scanside.console.options import spacing_from
     from scanside.exam.inspect import exit_code
     from scanside.exam.inspect import inspect as inspect_rows
@@ -296,6 +315,31 @@ def inspect(
     rows = inspect_rows(path, spacing_mm=spacing_from(spacing))
     tables.print_inspection(rows, json=json)
     raise typer.Exit(exit_code(rows))
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  scanside lint pack/
+  scanside lint segmenter.onnx --json
+"""
+)
+def lint(
+    path: Annotated[Path, typer.Argument(metavar="GRAPH|PACK", help="An ONNX file, or a pack's folder.")],
+    json: JsonOption = False,
+) -> None:
+    """Say what keeps a graph from running fast in 8 bits.
+
+    Operations that stay in higher precision and why, pairs that break a fusion, likely reformats, and the activation
+    memory of every precision by an estimate. Needs the train extra.
+    """
+    from scanside.console import tables
+    from scanside.console.workshop import workshop
+
+    with workshop("lint"):
+        from scanside.calibration.graph_report import graph_reports
+
+    tables.print_lint(graph_reports(path), json=json)
 
 
 @app.command(
@@ -335,6 +379,66 @@ def phantom(
             stages=progress.advance,
         )
     typer.echo(f"{exam_file}: {len(truth)} lesions")
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  scanside calibrate PACK --data exams/ --out PACK2
+  scanside calibrate PACK --data phantom:3000:3016 --out PACK2 --test-cases held-out.txt
+A killed run goes on where it was when started again. Needs the train extra.
+"""
+)
+def calibrate(
+    pack: Annotated[Path, typer.Argument(metavar="PACK", help="The pack to calibrate.")],
+    data: Annotated[
+        list[str], typer.Option("--data", metavar="EXAM", help="An exam, or phantom:FIRST:END. Repeat for more.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="PACK2", help="Folder for the calibrated pack.")],
+    method: Annotated[Method | None, typer.Option(help="Range estimator; each network's own if absent.")] = None,
+    sections: Annotated[int, typer.Option(min=1, help="How many sections in all.")] = 480,
+    triplets: Annotated[int, typer.Option(min=1, help="How many triplets of crops in all.")] = 240,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same selection.")] = 0,
+    test_cases: Annotated[
+        Path | None, typer.Option("--test-cases", metavar="LIST", help="Cases never to calibrate on, one a line.")
+    ] = None,
+    ranges: Annotated[
+        Path | None, typer.Option("--ranges", metavar="DIR", help="Reviewed *.ranges.json to take as they are.")
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option("--keep", metavar="NETWORK:BLOCK", help="A block to leave out of 8 bits. Repeat for more."),
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Give a pack INT8 and FP16 graphs.
+
+    Selects sections and crops, observes what the networks' tensors hold, places the rounding by TensorRT's rules, and
+    writes a pack with the ranges and the selection in it. Written whole or not at all.
+    """
+    from scanside.console import tables
+    from scanside.console.progress import StageProgress
+    from scanside.console.stop import Stop
+    from scanside.console.workshop import workshop
+
+    with workshop("calibrate"):
+        from scanside.calibration.command import calibrate_pack
+
+    with Stop(), StageProgress(quiet=quiet) as progress:
+        made = calibrate_pack(
+            pack,
+            data,
+            out,
+            method=None if method is None else method.value,
+            sections=sections,
+            triplets=triplets,
+            seed=seed,
+            test_cases=test_cases,
+            ranges=ranges,
+            keep=keep or (),
+            stages=progress.advance,
+        )
+    tables.print_calibrated(made)
 
 
 @pack_app.command("info")

@@ -85,6 +85,12 @@ class CheckpointError(ScansideError):
     exit_code = 4
 
 
+class CalibrationError(ScansideError):
+    """Calibration data, a selection or ranges that cannot be used (exit code 3)."""
+
+    exit_code = 3
+
+
 class EngineError(ScansideError):
     """A runtime that is missing, cannot start, or gave an unusable answer (exit code 4)."""
 

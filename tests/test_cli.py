@@ -360,7 +360,7 @@ def test_cuda_without_a_gpu(
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "words"), [("--policy", "confirm", "confirm"), ("--precision", "int8", "int8")]
+    ("option", "value", "words"), [("--policy", "confirm", "confirm"), ("--precision", "fp16", "fp16")]
 )
 def test_what_analyze_cannot_do_yet(
     run: Run, tmp_path: Path, exam: Path, tiny_pack: Path, option: str, value: str, words: str

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from scanside.calibration.calibrate import Calibrated
+    from scanside.calibration.graph_report import GraphReport
     from scanside.demo import Demonstration
     from scanside.doctor import Examination
     from scanside.evaluation.result import Evaluation
@@ -216,6 +218,76 @@ def print_evaluation(evaluation: Evaluation, out: Path) -> None:
         )
     console.print(table)
     console.print(f"summary {out / 'summary.md'}", markup=False, soft_wrap=True)
+
+
+def print_calibrated(made: Calibrated) -> None:
+    """What `scanside calibrate` shows: per network what runs in 8 bits, and how both precisions answer."""
+    columns = ("network", "graph", "in it", "mean error", "max error", "Dice")
+    table = _table("against the FP32 graph, in probability", columns, right=("mean error", "max error", "Dice"))
+    for network in made.networks:
+        total = len(network.placement.rounded) + len(network.placement.refused)
+        for check, text in (
+            (network.int8, f"{len(network.placement.rounded)} of {total} operations in 8 bits"),
+            (network.fp16, f"{len(network.kept_in_fp32)} nodes kept in FP32"),
+        ):
+            dice = "" if check.dice is None else f"{check.dice:.4f}"
+            errors = (f"{check.mean_error:.2g}", f"{check.max_error:.2g}")
+            table.add_row(network.network, check.compared, text, *errors, dice)
+    console = _console()
+    console.print(table)
+    console.print(f"pack    {made.pack}", markup=False, soft_wrap=True)
+    text = "certify a precision with `scanside parity` before it runs without --allow-uncertified"
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def print_graphs(reports: Sequence[GraphReport], *, json: bool) -> None:
+    """What `scanside inspect GRAPH` shows: every layer, then the sums."""
+    if json:
+        print_json({"graphs": [report.to_json() for report in reports]})
+        return
+    console = _console()
+    for report in reports:
+        columns = ("layer", "operation", "runs in", "weight bits", "weight", "output", "M multiplications")
+        table = _table(None, columns, right=("weight bits", "M multiplications"))
+        for layer in report.layers:
+            shapes = (" x ".join(map(str, shape)) for shape in (layer.weight_shape, layer.output_shape))
+            count = f"{layer.multiplications / 1e6:.1f}"
+            table.add_row(layer.name, layer.op_type, layer.precision, str(layer.weight_bits), *shapes, count)
+        console.print(table)
+        _print_graph_sums(console, report)
+
+
+def print_lint(reports: Sequence[GraphReport], *, json: bool) -> None:
+    """What `scanside lint` shows: findings by kind, then the sums."""
+    if json:
+        print_json({"graphs": [report.to_json() for report in reports]})
+        return
+    console = _console()
+    for report in reports:
+        if report.findings:
+            table = _table(None, ("finding", "where", "what"))
+            for finding in sorted(report.findings, key=lambda finding: finding.kind):
+                table.add_row(finding.kind, _plain(finding.node), _plain(finding.text))
+            console.print(table)
+        _print_graph_sums(console, report)
+
+
+def _print_graph_sums(console: Console, report: GraphReport) -> None:
+    dims = ", ".join(f"{name} {size}" for name, size in report.dims.items())
+    base = report.activation_bytes["fp32"] or 1
+    memory = ", ".join(
+        f"{name} {size / 1e6:.2f} MB ({size / base:.2f})" for name, size in report.activation_bytes.items()
+    )
+    operators = ", ".join(f"{count} {name}" for name, count in report.operators.items())
+    lines = (
+        f"{report.name}: {report.bytes / 1e6:.1f} MB, opset {report.opset}, sha256 {report.sha256}",
+        f"{len(report.layers)} weighted operations, {report.int8_share:.1%} of the multiplications in 8 bits, "
+        f"{report.activation_pairs} activation pairs, {len(report.findings)} findings",
+        f"operators: {operators}",
+        f"activation memory, estimated, at {dims}: {memory}",
+    )
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _plain(text: str) -> str:

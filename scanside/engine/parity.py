@@ -60,12 +60,12 @@ def certified_precision(
 
 def _fastest(manifest: Manifest, machine: Capabilities, device: str) -> tuple[str, tuple[str, ...]]:
     remarks = []
-    for precision in FASTEST_FIRST:
+    for precision in (p for p in FASTEST_FIRST if p in manifest.precisions):
         try:
             choice = choose(machine, device, precision)
         except ScansideError:  # not on this machine, or not in this version: not a fallback
             continue
-        if precision in manifest.precisions and is_certified(manifest, precision, choice.runtime):
+        if is_certified(manifest, precision, choice.runtime):
             return precision, ()
         remarks.append(f"fp32 instead of {precision}: no parity certificate for {choice.runtime}")
     return "fp32", tuple(remarks)

@@ -123,10 +123,18 @@ class Predictor:
         )
         choose(machine, device, chosen)  # refuse before 100 MB of graphs are read
         self.classifier = Classifier(
-            pack.graph_bytes("classifier"), spec.classifier, device=device, precision=chosen, threads=self.threads
+            pack.network_graph("classifier", chosen),
+            spec.classifier,
+            device=device,
+            precision=chosen,
+            threads=self.threads,
         )
         self.segmenter = Segmenter(
-            pack.graph_bytes("segmenter"), spec.segmenter, device=device, precision=chosen, threads=self.threads
+            pack.network_graph("segmenter", chosen),
+            spec.segmenter,
+            device=device,
+            precision=chosen,
+            threads=self.threads,
         )
         self._machine, self._remarks = machine, remarks
 

@@ -11,11 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from scanside.calibration.agreement import compare
 from scanside.errors import EngineError
 from scanside.export.onnx import HEATMAPS, PIXELS, PROBABILITY, ClassifierGraph, SegmenterGraph
 from scanside.models.fusion import FusionClassifier
 from scanside.models.unet import Segmenter
 from scanside.pack.manifest import ExportCheck
+
+__all__ = ["Batch", "compare", "compare_heatmaps", "graph_answers", "reference_answers", "reference_heatmaps"]
 
 Batch = Mapping[str, NDArray[np.uint8]]
 
@@ -51,42 +54,6 @@ def _reference(model: Segmenter | FusionClassifier, batches: Sequence[Batch]) ->
     return answers
 
 
-def compare(
-    network: str,
-    compared: str,
-    against: str,
-    found: Sequence[NDArray],
-    expected: Sequence[NDArray],
-    *,
-    threshold: float | None = None,
-) -> ExportCheck:
-    """Absolute errors in probability (uint8 answers count 1/255 a level), and the Dice of maps cut at `threshold`.
-
-    Raises
-    ------
-    EngineError
-        The answers differ in shape, there are none, or one holds a NaN.
-    """
-    if not expected or [a.shape for a in found] != [a.shape for a in expected]:
-        raise EngineError(
-            "the answers do not match in shape",
-            where=f"{network}, {compared}",
-            expected=[a.shape for a in expected],
-            found=[a.shape for a in found],
-        )
-    a, b = (np.concatenate([_probability(x) for x in answers]) for answers in (found, expected))
-    error = np.abs(a - b)
-    if not np.isfinite(error).all():
-        raise EngineError("a network answered NaN", where=f"{network}, {compared}")
-    dice = None
-    if threshold is not None:
-        ours, theirs = a >= threshold, b >= threshold
-        total = int(ours.sum() + theirs.sum())
-        dice = float(2 * (ours & theirs).sum() / total) if total else 1.0
-    items = sum(len(x) for x in expected)
-    return ExportCheck(network, compared, against, items, float(error.max()), float(error.mean()), dice)
-
-
 def compare_heatmaps(
     compared: str,
     against: str,
@@ -117,8 +84,3 @@ def compare_heatmaps(
     error = np.abs(a - b) / max(float(b.max(initial=0)), np.finfo(np.float32).tiny)
     worst, mean = (float(error.max()), float(error.mean())) if error.size else (0.0, 0.0)
     return ExportCheck("classifier", compared, against, len(a), worst, mean)
-
-
-def _probability(answer: NDArray) -> NDArray[np.float64]:
-    values = answer.reshape(-1).astype(np.float64)
-    return values / 255 if answer.dtype == np.uint8 else values

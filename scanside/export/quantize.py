@@ -17,12 +17,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from scanside.calibration.weights import quantize_channels
 from scanside.errors import EngineError
 from scanside.export.onnx import finished
 
 MIN_WEIGHTS = 1024
 """Smaller tensors stay float: they weigh nothing and first layers feel every bit."""
-LEVELS = 127
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,6 @@ class WeightError:
 
     name: str
     relative_rms: float
-
-
-def quantize_channels(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """`weight` as int8 and a scale per slice along `axis`; a slice of zeros gets scale 1.
-
-    Raises
-    ------
-    EngineError
-        The weight holds NaN or infinity.
-    """
-    if not np.isfinite(weight).all():
-        raise EngineError("a weight is not finite", expected="finite weights", found="NaN or infinity")
-    others = tuple(a for a in range(weight.ndim) if a != axis)
-    peak = np.abs(weight).max(axis=others)
-    scale = np.where(peak > 0, peak / LEVELS, 1).astype(np.float32)
-    scale = np.maximum(scale, np.finfo(np.float32).tiny)
-    shape = [-1 if a == axis else 1 for a in range(weight.ndim)]
-    return np.clip(np.rint(weight / scale.reshape(shape)), -LEVELS, LEVELS).astype(np.int8), scale
 
 
 def quantize_weights(

@@ -4,10 +4,13 @@ from scanside.pack.describe import describe, info_rows
 from scanside.pack.golden import GoldenCase, GoldenResult, golden_cases, judge_golden
 from scanside.pack.load import DEFAULT_PACK, Pack, load_pack
 from scanside.pack.manifest import (
+    GRAPH_PRECISIONS,
     MANIFEST_NAME,
+    NETWORKS,
     SCHEMA,
     Certificate,
     ClassifierSpec,
+    DerivedGraph,
     ExportCheck,
     FileRecord,
     GoldenSpec,
@@ -19,10 +22,13 @@ from scanside.pack.write import file_records, write_pack
 
 __all__ = [
     "DEFAULT_PACK",
+    "GRAPH_PRECISIONS",
     "MANIFEST_NAME",
+    "NETWORKS",
     "SCHEMA",
     "Certificate",
     "ClassifierSpec",
+    "DerivedGraph",
     "ExportCheck",
     "FileRecord",
     "GoldenCase",

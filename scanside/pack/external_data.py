@@ -6,6 +6,7 @@ Only the messages on the way to a tensor are walked (onnx.proto3); tensor payloa
 from __future__ import annotations
 
 from scanside.errors import PackError
+from scanside.pack.protobuf import BYTES, VARINT, MalformedError, fields
 
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 _TENSOR = "TensorProto"
@@ -27,7 +28,6 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "SparseTensorProto": {1: _TENSOR, 2: _TENSOR},
     _TENSOR: {},
 }
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def refuse_external_data(graph: bytes, where: str) -> None:
@@ -40,58 +40,30 @@ def refuse_external_data(graph: bytes, where: str) -> None:
     """
     pending = [("ModelProto", memoryview(graph))]
     has_graph = False
-    while pending:
-        message, data = pending.pop()
-        position = 0
-        while position < len(data):
-            tag, position = _varint(data, position, where)
-            number, wire = tag >> 3, tag & 7
-            if wire == _VARINT:
-                value, position = _varint(data, position, where)
-                external = message == _TENSOR and number == _DATA_LOCATION and value != 0
-            elif wire == _BYTES:
-                length, position = _varint(data, position, where)
-                if length > len(data) - position:
-                    raise _malformed(where)
+    try:
+        while pending:
+            message, data = pending.pop()
+            for number, wire, value, _ in fields(data):
+                if message == _TENSOR and _is_external(number, wire, value):
+                    raise PackError(
+                        "the graph keeps data in another file",
+                        where=where,
+                        expected="a self-contained ONNX file",
+                        found="external data",
+                        remedy="export it again without external data",
+                    )
                 child = _CHILDREN[message].get(number)
-                if child is not None:
-                    pending.append((child, data[position : position + length]))
+                if child is not None and isinstance(value, memoryview) and wire == BYTES:
+                    pending.append((child, value))
                     has_graph = has_graph or child == "GraphProto"
-                position += length
-                external = message == _TENSOR and number == _EXTERNAL_DATA
-            elif wire in (_FIXED32, _FIXED64):
-                position += 4 if wire == _FIXED32 else 8
-                external = False
-            else:
-                raise _malformed(where)
-            if external:
-                raise PackError(
-                    "the graph keeps data in another file",
-                    where=where,
-                    expected="a self-contained ONNX file",
-                    found="external data",
-                    remedy="export it again without external data",
-                )
-        if position != len(data):
-            raise _malformed(where)
+    except MalformedError:
+        has_graph = False
     if not has_graph:
-        raise _malformed(where)
+        remedy = "the file is damaged: install the pack again"
+        raise PackError("no ONNX model", where=where, found="malformed bytes", remedy=remedy)
 
 
-def _varint(data: memoryview, position: int, where: str) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(data):
-            raise _malformed(where)
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise _malformed(where)
-
-
-def _malformed(where: str) -> PackError:
-    return PackError(
-        "no ONNX model", where=where, found="malformed bytes", remedy="the file is damaged: install the pack again"
-    )
+def _is_external(number: int, wire: int, value: int | memoryview) -> bool:
+    if wire == BYTES:
+        return number == _EXTERNAL_DATA
+    return wire == VARINT and number == _DATA_LOCATION and value != 0

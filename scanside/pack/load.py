@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scanside.errors import PackError
+from scanside.pack.derive import derived_graph
 from scanside.pack.external_data import refuse_external_data
 from scanside.pack.manifest import MANIFEST_NAME, Manifest
 
@@ -69,6 +70,30 @@ class Pack:
         data = self.file_bytes(name)
         refuse_external_data(data, str(self.path / name))
         return data
+
+    def network_graph(self, network: str, precision: str) -> bytes:
+        """The graph of "segmenter" or "classifier" in one of `GRAPH_PRECISIONS`, derived from the shipped one.
+
+        Raises
+        ------
+        PackError
+            As `graph_bytes`; the graph cannot be derived (an uncalibrated pack has no int8), or what is derived is not
+            what the manifest says.
+        """
+        stated = next((d for d in self.manifest.derived if (d.network, d.precision) == (network, precision)), None)
+        where = f"{self.path}: {network} in {precision}"
+        graph = derived_graph(self.graph_bytes(network), precision, stated.keep if stated else (), where=where)
+        if stated is not None:
+            found = hashlib.sha256(graph).hexdigest()
+            if found != stated.sha256:
+                raise PackError(
+                    "the derived graph is not what the manifest says",
+                    where=where,
+                    expected=f"sha256 {stated.sha256}",
+                    found=found,
+                    remedy="calibrate the pack again with this version of scanside",
+                )
+        return graph
 
     def card(self) -> str | None:
         """The model card's text (Markdown), if the pack has one."""

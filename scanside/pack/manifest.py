@@ -21,6 +21,8 @@ MANIFEST_NAME = "manifest.json"
 PLANES = ("transverse", "sagittal", "coronal")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 NETWORKS = ("segmenter", "classifier")
+GRAPH_PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-fp16")
+"""What `scanside.pack.derive` makes of a shipped graph; "int8-fp16" is int8 with the rest in half precision."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -160,6 +162,26 @@ class Certificate:
 
 
 @dataclass(frozen=True)
+class DerivedGraph:
+    """A graph that loading derives from the shipped one (see `scanside.pack.derive`): what its bytes must hash to.
+
+    `keep` names the nodes that stay FP32 in "fp16" and "int8-fp16", chosen by measurement.
+    """
+
+    network: str
+    precision: str
+    sha256: str
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _one_of("derived", "network", (self.network,), NETWORKS)
+        _one_of("derived", "precision", (self.precision,), GRAPH_PRECISIONS)
+        if not _SHA256.match(self.sha256):
+            found = self.sha256
+            raise PackError("no SHA-256", where=f"{MANIFEST_NAME}: derived", expected="64 hex digits", found=found)
+
+
+@dataclass(frozen=True)
 class Licence:
     """A licence that covers a part of the pack ("weights", "training images"), and how to cite it."""
 
@@ -197,6 +219,7 @@ class Manifest:
     licences: tuple[Licence, ...]
     files: Mapping[str, FileRecord]
     certificates: tuple[Certificate, ...] = ()
+    derived: tuple[DerivedGraph, ...] = ()
     card: str | None = None
     """File name of the model card (Markdown)."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -236,6 +259,8 @@ class Manifest:
         content = plain(self)
         if self.classifier.heatmaps is None:  # absent, as in packs of before, so that writing one again keeps its hash
             del content["classifier"]["heatmaps"]
+        if not content["derived"]:
+            del content["derived"]  # as packs from before calibration have it: their hash stays what it was
         return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 

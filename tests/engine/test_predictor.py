@@ -122,7 +122,6 @@ def test_bad_sources_are_refused(predictor: Predictor, blob_volume: BlobVolume, 
     [
         ({"policy": "confirm"}, NotBuiltError, 4),
         ({"policy": "guess"}, UsageError, 2),
-        ({"precision": "int8"}, NotBuiltError, 4),
         ({"precision": "fp16"}, NotBuiltError, 4),
         ({"precision": "fp7"}, UsageError, 2),
         ({"device": "abacus"}, UsageError, 2),

@@ -1,0 +1,143 @@
+"""The precisions of a network, all derived from the one graph a pack ships.
+
+The shipped graph has weights in 8 bits and, once calibrated, activations through QuantizeLinear and DequantizeLinear:
+as it stands it is the **int8** graph. Without the activation pairs it is the graph that **fp32** and **bf16** run
+(a runtime chooses the arithmetic). In half precision it is the **fp16** graph, but for the nodes that measurement keeps
+in FP32. **int8-fp16** is the int8 graph whose remaining tensors are in half precision, for a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from scanside.errors import PackError
+from scanside.pack.half import in_half
+from scanside.pack.onnx_graph import Constant, Graph, renamed
+
+
+def derived_graph(graph: bytes, precision: str, keep: Collection[str] = (), *, where: str = "graph") -> bytes:
+    """The ONNX graph that runs in `precision`, from the one that the pack ships.
+
+    Parameters
+    ----------
+    graph : bytes
+        The shipped graph.
+    precision : str
+        One of `scanside.pack.manifest.GRAPH_PRECISIONS`.
+    keep : collection of str
+        Names of nodes that stay FP32 in "fp16" and "int8-fp16".
+    where : str
+        What errors call the graph.
+
+    Raises
+    ------
+    PackError
+        The graph is no ONNX model, or holds what cannot be derived from: an operator that half precision is not known
+        for, a rounded tensor that something else reads, a constant that overflows.
+    ValueError
+        An unknown precision.
+    """
+    if precision == "int8":
+        if not has_activation_rounding(Graph(graph, where)):
+            raise _not_calibrated(where)
+        return graph
+    if precision in ("fp32", "bf16"):
+        parsed = Graph(graph, where)
+        rounds = any(node.op_type == "QuantizeLinear" for node in parsed.nodes)
+        return without_activation_rounding(parsed).to_bytes() if rounds else graph
+    if precision == "fp16":
+        plain = with_folded_weights(without_activation_rounding(Graph(graph, where)))
+        return in_half(plain, keep).to_bytes()
+    if precision == "int8-fp16":
+        rounded = Graph(graph, where)
+        if not has_activation_rounding(rounded):
+            raise _not_calibrated(where)
+        return in_half(rounded, keep).to_bytes()
+    raise ValueError(f"unknown precision {precision!r}")
+
+
+def has_activation_rounding(graph: Graph) -> bool:
+    """Whether `graph` was calibrated: it rounds at least one activation to 8 bits."""
+    constants = {constant.name for constant in graph.constants}
+    return any(node.op_type == "QuantizeLinear" and node.inputs[0] not in constants for node in graph.nodes)
+
+
+def without_activation_rounding(graph: Graph) -> Graph:
+    """`graph` without its QuantizeLinear-DequantizeLinear pairs; weights stored in 8 bits stay as they are.
+
+    Raises
+    ------
+    PackError
+        A rounded tensor is read by something else than DequantizeLinear.
+    """
+    sources = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.op_type == "QuantizeLinear"}
+    if not sources:
+        return graph
+    replaced: dict[str, str] = {}
+    kept, dropped = [], []
+    for node in graph.nodes:
+        node.inputs[:] = renamed(node.inputs, replaced)
+        if node.op_type == "QuantizeLinear":
+            sources[node.outputs[0]] = node.inputs[0]
+            dropped.append(node)
+        elif node.op_type == "DequantizeLinear" and node.inputs[0] in sources:
+            replaced[node.outputs[0]] = sources[node.inputs[0]]
+            dropped.append(node)
+        else:
+            kept.append(node)
+    left = {name for node in kept for name in node.inputs} | set(graph.outputs)
+    stranded = sorted(left & (set(sources) | set(replaced)))
+    if stranded:
+        raise PackError(
+            "a rounded tensor is read by something else than DequantizeLinear",
+            where=f"{graph.where}: {stranded[0]}",
+            remedy="calibrate the pack again with this version of scanside",
+        )
+    graph.nodes[:] = kept
+    _drop_unused(graph, {name for node in dropped for name in node.inputs})
+    return graph
+
+
+def with_folded_weights(graph: Graph) -> Graph:
+    """`graph` with its 8-bit weights as FP32 constants, for runtimes that do not fold them themselves."""
+    constants = {constant.name: constant for constant in graph.constants}
+    kept, folded, read = [], [], set()
+    for node in graph.nodes:
+        if node.op_type == "DequantizeLinear" and all(name in constants for name in node.inputs):
+            folded.append(_folded([constants[name] for name in node.inputs], node.integer("axis", 1), node.outputs[0]))
+            read.update(node.inputs)
+        else:
+            kept.append(node)
+    graph.nodes[:] = kept
+    graph.constants += folded
+    _drop_unused(graph, read)
+    return graph
+
+
+def _not_calibrated(where: str) -> PackError:
+    return PackError(
+        "the graph has no 8-bit activations",
+        where=where,
+        expected="QuantizeLinear on activations",
+        found="none",
+        remedy="make an int8 pack with `scanside calibrate`",
+    )
+
+
+def _folded(parts: list[Constant], axis: int, name: str) -> Constant:
+    values = parts[0].array().astype(np.float32)
+    if len(parts) > 2:
+        values -= _along(parts[2].array().astype(np.float32), axis, values.ndim)
+    values *= _along(parts[1].array(), axis, values.ndim)
+    return Constant.of(name, values)
+
+
+def _along(vector: np.ndarray, axis: int, ndim: int) -> np.ndarray:
+    return vector.reshape([-1 if a == axis % ndim else 1 for a in range(ndim)]) if vector.ndim else vector
+
+
+def _drop_unused(graph: Graph, candidates: Collection[str]) -> None:
+    unused = set(candidates) - graph.names_read()
+    graph.constants[:] = [constant for constant in graph.constants if constant.name not in unused]
