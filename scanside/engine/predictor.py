@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import scanside
 from scanside.engine.capabilities import capabilities
 from scanside.engine.flow import Progress
+from scanside.engine.graphs import graph_of
 from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.onnxruntime import choose, return_freed_memory
 from scanside.engine.parity import certified_precision
@@ -109,17 +110,17 @@ class Predictor:
         )
         choose(machine, device, chosen)  # refuse before 100 MB of graphs are read
         self.classifier = Classifier(
-            pack.graph_bytes("classifier"), spec.classifier, device=device, precision=chosen, threads=self.threads
+            graph_of(pack, "classifier", chosen), spec.classifier, device=device, precision=chosen, threads=self.threads
         )
         self.segmenter = Segmenter(
-            pack.graph_bytes("segmenter"), spec.segmenter, device=device, precision=chosen, threads=self.threads
+            graph_of(pack, "segmenter", chosen), spec.segmenter, device=device, precision=chosen, threads=self.threads
         )
         runtime = self.classifier.runtime
         self.device = DeviceRecord(
             runtime=runtime.name,
             precision=runtime.precision,
             policy=self.policy,
-            name=machine.processor,
+            name=runtime.device_name,
             fallbacks=tuple(dict.fromkeys((*remarks, *runtime.fallbacks))),
         )
 
