@@ -16,7 +16,6 @@ NOT_BUILT = {
     "train": "train the networks",
     "export": "export trained networks to a pack",
     "calibrate": "calibrate INT8 ranges",
-    "build": "build TensorRT plans",
     "bench": "measure time and memory",
     "parity": "certify a precision against the PyTorch reference",
     "evaluate": "compute the paper's statistics for a cohort",
@@ -72,6 +71,15 @@ class Policy(StrEnum):
 
     exact = "exact"
     confirm = "confirm"
+
+
+class PlanPrecision(StrEnum):
+    """The arithmetic of a plan."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
 
 
 class Format(StrEnum):
@@ -233,19 +241,27 @@ def analyze(
 Examples:
   scanside inspect exam.dcm
   scanside inspect study/ --json
+  scanside inspect ~/.cache/scanside/plans/segmenter-fp32-sm86-....plan    what a TensorRT plan holds
 The exit code is 0 when every volume is ready or degraded, 3 when one is refused.
 """
 )
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, a folder or a zip.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="An exam (file, folder or zip), or a .plan file.")],
     json: JsonOption = False,
     spacing: SpacingOption = None,
 ) -> None:
     """Say whether an exam can be read, and why not.
 
-    One line a volume: ready, degraded or refused, and the reason. Needs no model pack.
+    One line a volume: ready, degraded or refused, and the reason. Needs no model pack. Of a TensorRT plan: its layers,
+    precisions and memory.
     """
     from scanside.console import tables
+
+    if path.suffix == ".plan":
+        from scanside.engine.tensorrt.inspect import inspect_plan
+
+        tables.print_plan(inspect_plan(path), json=json)
+        return
     from scanside.console.options import spacing_from
     from scanside.exam.inspect import exit_code
     from scanside.exam.inspect import inspect as inspect_rows
@@ -292,6 +308,58 @@ def phantom(
             stages=progress.advance,
         )
     typer.echo(f"{exam_file}: {len(truth)} lesions")
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  scanside build                                   for the GPU of this machine
+  scanside build --target SM86,SM89,SM120          for other machines' GPUs, without one
+  scanside build mypack --precision fp16 --batch 1:8:16 --json
+"""
+)
+def build(
+    pack: Annotated[Path | None, typer.Argument(metavar="[PACK]", help="A pack; the shipped one if absent.")] = None,
+    target: Annotated[
+        str, typer.Option(metavar="SM86,...|current", help="Compute capabilities, or the GPU at hand.")
+    ] = "current",
+    precision: Annotated[
+        PlanPrecision, typer.Option(help="auto builds every precision the pack has graphs for.")
+    ] = PlanPrecision.auto,
+    batch: Annotated[
+        str | None, typer.Option(metavar="MIN:OPT:MAX", help="Items a run; as the pack says if absent.")
+    ] = None,
+    workspace: Annotated[
+        int | None, typer.Option("--workspace", metavar="MB", min=1, help="The most scratch memory of a kernel.")
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Build TensorRT plans from a pack, into this user's cache.
+
+    A plan that is there already is not built again. Named targets need TensorRT for RTX and no GPU.
+    """
+    from scanside.console import tables
+    from scanside.console.progress import StageProgress
+    from scanside.console.stop import Stop
+    from scanside.engine.tensorrt.plans import build_pack, targets_from
+    from scanside.engine.tensorrt.profiles import Batch
+    from scanside.pack import load_pack
+
+    targets, items = targets_from(target), None if batch is None else Batch.parse(batch)
+    with Stop() as stop, StageProgress(quiet=quiet) as progress:
+        rows = tuple(
+            build_pack(
+                load_pack(pack),
+                targets=targets,
+                precision=precision.value,
+                batch=items,
+                workspace_mb=workspace,
+                progress=progress.advance,
+                cancel=stop.event,
+            )
+        )
+    tables.print_plans(rows, json=json)
 
 
 @pack_app.command("info")

@@ -65,6 +65,10 @@ class Segmenter:
         """
         self.submit(pixels, probability).wait()
 
+    def in_flight(self, pixels: NDArray[np.uint8]) -> int:
+        """How many batches of this size are worth having under way at once; see `Runtime.in_flight`."""
+        return self.runtime(*pixels.shape[2:]).in_flight
+
     def submit(self, pixels: NDArray[np.uint8], probability: NDArray[np.uint8]) -> Pending:
         """Start what `run` does; see `Runtime.submit`."""
         session = self.runtime(*pixels.shape[2:])

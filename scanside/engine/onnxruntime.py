@@ -216,6 +216,10 @@ class OnnxRuntime(Runtime):
         return self.choice.precision
 
     @property
+    def in_flight(self) -> int:
+        return 1
+
+    @property
     def device_name(self) -> str:
         return "a CUDA device" if self.choice.runtime == CUDA else processor_name()
 

@@ -46,6 +46,10 @@ class Runtime(Protocol):
         """The arithmetic really used: fp32, bf16, fp16 or int8."""
 
     @property
+    def in_flight(self) -> int:
+        """How many runs are worth having under way at once: 1 where `submit` does the work itself."""
+
+    @property
     def device_name(self) -> str:
         """The processor or GPU that computes."""
 

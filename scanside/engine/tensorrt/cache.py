@@ -66,8 +66,10 @@ class PlanCache:
         Raises
         ------
         EngineError
-            Another file, or a plan without a sidecar of ours: it is never loaded.
+            No such file, or a plan without a sidecar of ours: it is never loaded.
         """
+        if not path.is_file():
+            raise EngineError("no such plan", where=path, remedy=f"`scanside build` puts plans into {self.folder}")
         plan = self._described(path.with_suffix(".json")) if path.parent.resolve() == self.folder.resolve() else None
         if plan is None or plan.path.name != path.name:
             raise EngineError(
@@ -209,7 +211,9 @@ class PlanCache:
         from filelock import FileLock
 
         self._made()
-        with FileLock(self.folder / name, mode=0o600, poll_interval=_LOCK_POLL_S):
+        locks = self.folder / "locks"
+        locks.mkdir(mode=0o700, exist_ok=True)
+        with FileLock(locks / name, mode=0o600, poll_interval=_LOCK_POLL_S):
             yield
 
     def _make_room(self, kept: StoredPlan) -> None:

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from scanside.engine.cuda import open_device
 from scanside.engine.graphs import graph_of, precisions_of
@@ -79,7 +78,7 @@ def target_named(trt: TensorRt, name: str) -> Target:
             raise
         raise EngineError(
             "--target current needs a GPU",
-            found=str(error),
+            found=f"{error.what}: {error.found}" if error.found else error.what,
             remedy=f"name the GPU instead: --target {','.join(n for n in trt.targets if n in _COMMON)}",
         ) from None
 
@@ -221,12 +220,24 @@ def build_pack(
             key = key_of(trt, target, network, kind, graph, options)
             stage = f"{network} {kind} SM{target.compute_capability.replace('.', '')}"
 
-            def step(fraction: float, stage: str = stage) -> None:
-                progress(stage, min(99, int(100 * fraction)), 100)
-
+            step = _in_percent(progress, stage)
             plan, reused = ensure_plan(trt, cache, key, graph, options, target, progress=step, cancel=cancel)
             progress(stage, 100, 100)
             yield PlanRow(plan, target.name, reused)
+
+
+def _in_percent(progress: OnProgress, stage: str) -> Callable[[float], None]:
+    """A function of the fraction done that tells `progress` each whole per cent once; 100 is left to the end."""
+    told = -1
+
+    def step(fraction: float) -> None:
+        nonlocal told
+        percent = min(99, int(100 * fraction))
+        if percent > told:
+            told = percent
+            progress(stage, percent, 100)
+
+    return step
 
 
 @contextmanager
@@ -249,14 +260,3 @@ def _is_whole(cache: PlanCache, plan: StoredPlan) -> bool:
     except EngineError:
         return False
     return True
-
-
-def open_plan_file(path: Path) -> StoredPlan:
-    """The plan at `path`, of whatever cache folder it lies in, if this user built it.
-
-    Raises
-    ------
-    EngineError
-        A plan of unknown origin.
-    """
-    return PlanCache(path.parent).described(path)

@@ -70,6 +70,10 @@ class TensorRtRuntime(Runtime):
         return self._precision
 
     @property
+    def in_flight(self) -> int:
+        return WORKERS
+
+    @property
     def device_name(self) -> str:
         return self._engine.device.name
 

@@ -108,6 +108,12 @@ class Engine:
             remedy="build the plan again with `scanside build`, or run with device cpu",
         )
 
+    def information(self) -> str:
+        """The engine inspector's JSON: every fused layer with its inputs, outputs, types and kernel."""
+        with self.device.active():
+            inspector = self._engine.create_engine_inspector()
+            return str(inspector.get_engine_information(self.trt.api.LayerInformationFormat.JSON))
+
     def keep_runtime_cache(self, keep: Callable[[bytes], None]) -> None:
         """Give `keep` the kernels RTX has compiled so far, if there are any new ones."""
         if self._cache is None:
