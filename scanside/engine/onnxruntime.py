@@ -74,7 +74,9 @@ def choose(machine: Capabilities, device: str = "auto", precision: str = "auto")
     _known("device", device, DEVICES)
     _known("precision", precision, PRECISIONS)
     wanted = "fp32" if precision == "auto" else precision
-    if device == "cuda" and machine.tensorrt and wanted != "bf16":
+    if device == "cuda" and machine.tensorrt:
+        if wanted == "bf16":
+            raise NotBuiltError("precision bf16 on CUDA is not built yet", expected="fp32, fp16 or int8", found=wanted)
         return Choice(machine.tensorrt, wanted, "TensorRT and a GPU are here")
     if wanted in ("fp16", "int8"):
         raise NotBuiltError(f"precision {wanted} is not built yet", expected="fp32 or bf16", found=wanted)

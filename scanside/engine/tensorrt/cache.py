@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import importlib
 import json
 import os
 import secrets
@@ -208,8 +209,7 @@ class PlanCache:
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
-        from filelock import FileLock
-
+        FileLock = _part_of_the_extra("filelock").FileLock
         self._made()
         locks = self.folder / "locks"
         locks.mkdir(mode=0o700, exist_ok=True)
@@ -239,9 +239,17 @@ def default_folder() -> Path:
     stated = os.environ.get(FOLDER_VARIABLE)
     if stated:
         return Path(stated) / "plans"
-    from platformdirs import user_cache_path
+    folder: Path = _part_of_the_extra("platformdirs").user_cache_path("scanside", appauthor=False)
+    return folder / "plans"
 
-    return user_cache_path("scanside", appauthor=False) / "plans"
+
+def _part_of_the_extra(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise EngineError(
+            f"the plan cache needs {name}", found="not installed", remedy='pip install "scanside[plans]"'
+        ) from None
 
 
 def _canonical(content: Mapping[str, Any]) -> bytes:

@@ -207,11 +207,11 @@ def build_pack(
     OutputError, Cancelled
         The cache cannot be written; the caller asked for a stop.
     """
-    cache = cache or PlanCache()
     aims = []
     for name in targets:
         trt = require(None if name == CURRENT else name)
         aims.append((trt, target_named(trt, name)))
+    cache = cache or PlanCache()
     wanted = precisions_of(pack) if precision == "auto" else (precision,)
     graphs = {(n, p): graph_of(pack, n, p) for p in wanted for n in NETWORKS}
     for trt, target in aims:

@@ -53,6 +53,7 @@ class Engine:
         self.profiles = tuple(self._profile(i) for i in range(self._engine.num_optimization_profiles))
         self._given = runtime_cache
         self._cache: Any | None = None
+        self._config: Any | None = None
 
     def profile_for(self, shapes: Mapping[str, Shape]) -> int:
         """The first profile that takes inputs of these shapes; exact sizes come before ranges.
@@ -125,18 +126,19 @@ class Engine:
             keep(self._given)
 
     def _runtime_config(self, strategy: Any) -> Any:
-        config = self._engine.create_runtime_config()
+        if self._config is not None:
+            return self._config
+        self._config = config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
         if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
             # Eager: a CUDA graph would keep the general kernels that lazy specialization starts with.
             eager = self.trt.api.DynamicShapesKernelSpecializationStrategy.EAGER
             config.dynamic_shapes_kernel_specialization_strategy = eager
         if self.trt.has_runtime_cache:
-            if self._cache is None:
-                self._cache = config.create_runtime_cache()
-                if self._given and not self._cache.deserialize(self._given):
-                    self._given = b""
-            self.check(config.set_runtime_cache(self._cache), "the runtime cache is refused")
+            cache = config.create_runtime_cache()
+            if self._given and not cache.deserialize(self._given):
+                self._given = b""
+            self._cache = cache if config.set_runtime_cache(cache) else None
         return config
 
     def _spec(self, name: str) -> TensorSpec:

@@ -93,6 +93,19 @@ class FakeTensorRt:
         return SimpleNamespace(parse=parse)
 
 
+class FakeRtx(FakeTensorRt):
+    """The same as RTX: targets by name, a runtime cache that remembers what was compiled, no timing cache."""
+
+    __version__ = "1.7.1.116"
+    ComputeCapability = SimpleNamespace(CURRENT=0, SM86=86)
+    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
+    IRuntimeCache = object
+
+    def __init__(self, device: StandInDevice | None = None) -> None:
+        super().__init__(device)
+        self.kernels_given: list[bytes] = []
+
+
 class FakeBuilder:
     def __init__(self, trt: FakeTensorRt, logger: Any) -> None:
         self.trt, self.logger = trt, logger
@@ -115,6 +128,8 @@ class FakeBuilder:
             return cache.content in (b"", b"measured;", b"measured;measured;")
 
         config.create_timing_cache, config.set_timing_cache = create_timing_cache, set_timing_cache
+        if isinstance(self.trt, FakeRtx):
+            config.set_compute_capability = lambda chip, index: None
         return config
 
     def create_optimization_profile(self) -> Any:
@@ -164,7 +179,29 @@ class FakeEngine:
     def get_tensor_profile_shape(self, name: str, index: int) -> list[list[int]]:
         return self.profiles[index][name]
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "create_runtime_config" and isinstance(self.trt, FakeRtx):
+            return self.runtime_config
+        raise AttributeError(name)
+
+    def runtime_config(self) -> Any:
+        def deserialize(content: bytes) -> bool:
+            self.trt.kernels_given.append(content)
+            return content.startswith(b"kernels")
+
+        cache = SimpleNamespace(deserialize=deserialize, serialize=lambda: b"kernels of this GPU")
+        config = SimpleNamespace(
+            create_runtime_cache=lambda: cache,
+            set_runtime_cache=lambda given: given is cache,
+            dynamic_shapes_kernel_specialization_strategy="lazy",
+        )
+        config.set_execution_context_allocation_strategy = lambda given: setattr(config, "allocation", given)
+        return config
+
     def create_execution_context(self, strategy: Any) -> Any:
+        if isinstance(strategy, SimpleNamespace):
+            assert strategy.dynamic_shapes_kernel_specialization_strategy == "eager"
+            strategy = strategy.allocation
         assert strategy == FakeTensorRt.ExecutionContextAllocationStrategy.USER_MANAGED
         return None if "create_execution_context" in self.trt.refuse else FakeContext(self)
 
@@ -241,10 +278,10 @@ class Fake(SimpleNamespace):
 
 @pytest.fixture
 def fake() -> Callable[..., Fake]:
-    def make(seed: int | None = None, memory: int = 1 << 30) -> Fake:
+    def make(seed: int | None = None, memory: int = 1 << 30, name: str = "tensorrt") -> Fake:
         device = StandInDevice(seed, memory)
-        api = FakeTensorRt(device)
-        return Fake(api=api, trt=TensorRt(api, "tensorrt", api.__version__), device=device)
+        api = FakeRtx(device) if name == "tensorrt_rtx" else FakeTensorRt(device)
+        return Fake(api=api, trt=TensorRt(api, name, api.__version__), device=device)
 
     return make
 
@@ -280,6 +317,12 @@ def make_toy_graph(nodes: list[Any] | None = None, opset: int = 18) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     model.ir_version = 9
     return model.SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def toy_graph_of() -> Callable[[list[Any]], bytes]:
+    """The toy graph with other nodes between `grey` (float32) and `smooth` (float32)."""
+    return make_toy_graph
 
 
 @pytest.fixture(scope="session")
