@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.plans import against_fp32, make_table
+from scanside.engine.tensorrt.module import installed
+
+
+def test_the_table_has_a_row_a_profile(tiny_pack: Path, tmp_path: Path) -> None:
+    if not installed(("tensorrt_rtx",)):
+        pytest.skip("tensorrt_rtx is not installed (scanside[plans])")
+    make_table(out=tmp_path, pack=tiny_pack, targets="SM86")
+    rows = list(csv.DictReader((tmp_path / "plans-tiny-1.csv").open(encoding="utf-8")))
+    assert [row["network"] for row in rows] == ["segmenter"] * 4 + ["classifier"]
+    assert [row["shape"] for row in rows][:2] == ["4x1x64x160", "3x1x64x192"]
+    assert all(int(row["plan_bytes"]) > 1000 for row in rows)
+    content = json.loads((tmp_path / "plans-tiny-1.json").read_text(encoding="utf-8"))
+    assert content["rows"][0]["target"] == "SM86"
+    assert content["tensorrt_rtx"]
+    assert content["against_fp32"] == []
+
+
+def test_ratios_compare_like_with_like() -> None:
+    common = {"network": "segmenter", "target": "SM86", "weight_bytes": 40, "plan_bytes": 50}
+    rows = [
+        {**common, "precision": "fp32", "shape": "a", "activation_bytes": 100},
+        {**common, "precision": "fp32", "shape": "b", "activation_bytes": 300},
+        {**common, "precision": "int8", "shape": "b", "activation_bytes": 120, "weight_bytes": 10},
+        {**common, "precision": "int8", "shape": "c", "activation_bytes": 1},
+    ]
+    (ratio,) = against_fp32(rows)
+    assert ratio == {
+        "network": "segmenter",
+        "precision": "int8",
+        "target": "SM86",
+        "shape": "b",
+        "activation_bytes": 0.4,
+        "weight_bytes": 0.25,
+        "plan_bytes": 1.0,
+    }
