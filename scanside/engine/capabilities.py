@@ -98,12 +98,12 @@ def tensorrt_runtime() -> tuple[str, str]:
     """
     if util.find_spec("pycuda") is None:
         return "", "PyCUDA is not installed"
-    from scanside.engine.cuda import open_device
+    from scanside.engine.cuda import shared_device
     from scanside.engine.tensorrt.module import require
 
     try:
         name = require().runtime
-        open_device().close()
+        shared_device()
     except ScansideError as error:
         return "", str(error)
     return name, ""

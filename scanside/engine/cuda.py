@@ -7,8 +7,10 @@ every thread makes it current for the length of its work. PyCUDA has no graph ca
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
+import functools
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -84,6 +86,9 @@ class Stream(Protocol):
             Work given to the GPU failed.
         """
 
+    def free(self) -> None:
+        """Give it back. Safe to call twice."""
+
 
 class Capture(Protocol):
     """Gives the captured `graph` once its block has ended."""
@@ -92,7 +97,7 @@ class Capture(Protocol):
 
 
 class Device(Protocol):
-    """One GPU. All calls but `active` and `close` need `active` around them."""
+    """One GPU. All calls but `active` need `active` around them; what is freed or forgotten, too."""
 
     @property
     def name(self) -> str: ...
@@ -137,12 +142,17 @@ class Device(Protocol):
     def capture(self, stream: Stream) -> AbstractContextManager[Capture]:
         """Capture what the block gives to `stream` instead of doing it. An exception ends the capture and passes."""
 
-    def close(self) -> None:
-        """Let go of the GPU. Safe to call twice."""
 
-    def __enter__(self) -> Device: ...
+@functools.cache
+def shared_device() -> Device:
+    """The process's first GPU. Its primary context is kept until the process ends.
 
-    def __exit__(self, *exception: object) -> None: ...
+    Raises
+    ------
+    EngineError
+        As `open_device`.
+    """
+    return open_device()
 
 
 def open_device(index: int = 0) -> Device:
@@ -179,18 +189,12 @@ class _PyCudaDevice:
         self.compute_capability = (int(major), int(minor))
         version = int(driver.get_driver_version())
         self.driver = f"{version // 1000}.{version % 1000 // 10}"
-        self._context: Any | None = device.retain_primary_context()
-
-    def __enter__(self) -> Device:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+        self._context = device.retain_primary_context()
+        # Left to its destructor, PyCUDA would detach the primary context as if it were one of its own.
+        atexit.register(self._context.detach)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        if self._context is None:
-            raise EngineError("the GPU was let go of", where=self.name)
         with _told("the GPU cannot be made current"):
             self._context.push()
         try:
@@ -252,12 +256,6 @@ class _PyCudaDevice:
             library.cuGraphDestroy(raw)
         captured.graph = _DriverGraph(executable)
 
-    def close(self) -> None:
-        context, self._context = self._context, None
-        if context is not None:
-            with contextlib.suppress(Exception):  # PyCUDA frees what is left itself when the context is gone
-                context.detach()
-
 
 class _PyCudaBuffer:
     def __init__(self, raw: Any, nbytes: int) -> None:
@@ -274,16 +272,19 @@ class _PyCudaBuffer:
 
 class _PyCudaStream:
     def __init__(self, raw: Any) -> None:
-        self.raw = raw
+        self.raw: Any | None = raw
         self.handle = int(raw.handle)
+
+    def free(self) -> None:
+        self.raw = None  # PyCUDA destroys it here, where its context is current
 
     def wait(self, event: Event) -> None:
         with _told("a stream cannot wait for an event"):
-            self.raw.wait_for_event(event.raw)  # type: ignore[attr-defined]
+            self.raw.wait_for_event(event.raw)  # type: ignore[union-attr, attr-defined]
 
     def synchronize(self) -> None:
         with _told("work on the GPU failed"):
-            self.raw.synchronize()
+            self.raw.synchronize()  # type: ignore[union-attr]
 
 
 class _PyCudaEvent:

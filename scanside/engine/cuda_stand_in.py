@@ -58,6 +58,9 @@ class StandInStream:
     def synchronize(self) -> None:
         self.device.finish(self, len(self.steps))
 
+    def free(self) -> None:
+        self.device.streams.pop(self.handle, None)
+
     def ready(self) -> bool:
         """Whether the first step could run now."""
         return bool(self.steps) and (self.steps[0].after is None or self.steps[0].after.done)
@@ -145,22 +148,14 @@ class StandInDevice:
         self.launches = 0
         self.buffers: dict[int, StandInBuffer] = {}
         self.streams: dict[int, StandInStream] = {}
-        self.closed = False
         self._random = None if seed is None else random.Random(seed)
+        self._made = 0
         self._fault: BaseException | None = None
         self._lock = threading.RLock()
         self._current = threading.local()
 
-    def __enter__(self) -> StandInDevice:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        if self.closed:
-            raise EngineError("the GPU was let go of", where=self.name)
         self._current.depth = getattr(self._current, "depth", 0) + 1
         try:
             yield
@@ -192,7 +187,8 @@ class StandInDevice:
     def stream(self) -> StandInStream:
         self._need_current()
         with self._lock:
-            stream = StandInStream(self, 0x1000 + len(self.streams))
+            self._made += 1
+            stream = StandInStream(self, 0x1000 + self._made)
             self.streams[stream.handle] = stream
             return stream
 
@@ -225,9 +221,6 @@ class StandInDevice:
         finally:
             work, stream.recording = stream.recording, None
         capture.graph = StandInGraph(self, work)
-
-    def close(self) -> None:
-        self.closed = True
 
     def memory_at(self, address: int, nbytes: int) -> Callable[[], NDArray[np.uint8]]:
         """A function that gives `nbytes` of device memory when the work runs, and fails if it was freed by then."""

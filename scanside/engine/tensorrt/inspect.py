@@ -75,7 +75,7 @@ def _engine_layers(plan: StoredPlan, data: bytes) -> tuple[tuple[Any, ...], str]
             (),
             f"the fused layers need {plan.key.module} {plan.key.module_version}, here is {trt.name} {trt.version}",
         )
-    from scanside.engine.tensorrt.load import shared_device
+    from scanside.engine.cuda import shared_device
     from scanside.engine.tensorrt.session import Engine
 
     engine = Engine(trt, shared_device(), data, where=plan.path.name)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import weakref
 from collections.abc import Mapping
 
-from scanside.engine.cuda import Device, open_device
+from scanside.engine.cuda import Device, shared_device
 from scanside.engine.tensorrt.cache import PlanCache
 from scanside.engine.tensorrt.module import TensorRt, require
 from scanside.engine.tensorrt.plan import BuildOptions, PlanKey, StoredPlan
@@ -19,12 +18,6 @@ from scanside.pack import ClassifierSpec, SegmenterSpec
 
 _opening = threading.Lock()
 _engines: weakref.WeakValueDictionary[str, Engine] = weakref.WeakValueDictionary()
-
-
-@functools.cache
-def shared_device() -> Device:
-    """The process's one GPU; its primary context is kept until the process ends."""
-    return open_device()
 
 
 def load_tensorrt(

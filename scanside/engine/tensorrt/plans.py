@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from scanside.engine.cuda import open_device
+from scanside.engine.cuda import shared_device
 from scanside.engine.graphs import graph_of, precisions_of
 from scanside.engine.tensorrt.build import build_plan
 from scanside.engine.tensorrt.cache import PlanCache, rebuild_command
@@ -71,8 +71,7 @@ def target_named(trt: TensorRt, name: str) -> Target:
     if name != CURRENT:
         return Target(name, f"{name[2:-1]}.{name[-1]}", ANY_DRIVER)
     try:
-        with open_device() as device:
-            return target_of(trt, device.compute_capability, device.driver)
+        device = shared_device()
     except EngineError as error:
         if not trt.targets:
             raise
@@ -81,6 +80,7 @@ def target_named(trt: TensorRt, name: str) -> Target:
             found=f"{error.what}: {error.found}" if error.found else error.what,
             remedy=f"name the GPU instead: --target {','.join(n for n in trt.targets if n in _COMMON)}",
         ) from None
+    return target_of(trt, device.compute_capability, device.driver)
 
 
 def target_of(trt: TensorRt, compute_capability: tuple[int, int], driver: str) -> Target:

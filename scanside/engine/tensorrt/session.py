@@ -90,15 +90,26 @@ class Engine:
         if context is None:
             raise self.error("an execution context cannot be made", "no reason given")
         if profile != 0 or len(self.profiles) > 1:
-            self.check(context.set_optimization_profile_async(profile, stream), "the profile cannot be chosen")
+            self.call("the profile cannot be chosen", context.set_optimization_profile_async, profile, stream)
         for name, shape in shapes.items():
-            self.check(context.set_input_shape(name, shape), f"the shape of {name} is refused")
+            self.call(f"the shape of {name} is refused", context.set_input_shape, name, shape)
         return context
 
-    def check(self, accepted: bool, what: str) -> None:
-        """Raise unless a call of TensorRT was accepted."""
-        if not accepted:
+    def call(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call TensorRT, whose refusals are False from some functions and exceptions from others.
+
+        Raises
+        ------
+        EngineError
+            It was refused.
+        """
+        try:
+            answer = function(*arguments)
+        except Exception as error:  # whatever the bindings throw
+            raise self.error(what, str(error)) from error
+        if answer is False:
             raise self.error(what, "refused without a reason")
+        return answer
 
     def error(self, what: str, otherwise: str) -> EngineError:
         """An error with what TensorRT last logged."""

@@ -92,9 +92,10 @@ class Worker:
             self._context = engine.context(profile, shapes, self._compute.handle)
             self._compute.synchronize()  # choosing a profile may copy
             try:
-                size = int(self._context.update_device_memory_size_for_shapes())
-                self._memory = device.allocate(max(1, size))
-                self._context.set_device_memory(self._memory.address, self._memory.nbytes)
+                what = "the context's memory cannot be set"
+                size = engine.call(what, self._context.update_device_memory_size_for_shapes)
+                self._memory = device.allocate(max(1, int(size)))
+                engine.call(what, self._context.set_device_memory, self._memory.address, self._memory.nbytes)
                 for _ in range(slots):
                     self._slots.append(self._slot(shapes))
             except BaseException:
@@ -190,6 +191,8 @@ class Worker:
             self._slots = []
             if self._memory is not None:
                 self._memory.free()
+            for stream in (self._in, self._compute, self._out):
+                stream.free()
 
     def _slot(self, shapes: Mapping[str, Shape]) -> _Slot:
         device = self._device
@@ -230,9 +233,10 @@ class Worker:
 
     def _enqueue(self, slot: _Slot) -> None:
         for name, buffer in slot.device.items():
-            accepted = self._context.set_tensor_address(name, buffer.address)
-            self._engine.check(accepted, f"the address of {name} is refused")
-        self._engine.check(self._context.execute_async_v3(self._compute.handle), "the run was refused")
+            self._engine.call(
+                f"the address of {name} is refused", self._context.set_tensor_address, name, buffer.address
+            )
+        self._engine.call("the run was refused", self._context.execute_async_v3, self._compute.handle)
 
     def _empty(self, slot: _Slot) -> None:
         """Wait for the slot's batch and hand the answer to the job it belongs to."""

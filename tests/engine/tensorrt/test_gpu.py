@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from scanside.engine.capabilities import tensorrt_runtime
+from scanside.engine.cuda import shared_device
 from scanside.engine.predictor import load
 from scanside.engine.tensorrt.build import build_plan
-from scanside.engine.tensorrt.load import shared_device
 from scanside.engine.tensorrt.module import TensorRt, require
 from scanside.engine.tensorrt.plan import BuildOptions
 from scanside.engine.tensorrt.plans import build_pack, target_of

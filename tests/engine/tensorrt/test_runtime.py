@@ -168,6 +168,23 @@ def test_every_refused_call_is_an_error(fake: Callable[..., Fake], toy_engine: M
     assert "scanside build" in str(caught.value)
 
 
+def test_a_call_that_throws_is_an_error_too(
+    fake: Callable[..., Fake], toy_engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def throwing(self: object, index: int, stream: int) -> bool:
+        raise RuntimeError("Error in set optimization profile async.")
+
+    machine = fake()
+    engine = toy_engine(machine)
+    monkeypatch.setattr(
+        type(engine._engine.create_execution_context(machine.api.ExecutionContextAllocationStrategy.USER_MANAGED)),
+        "set_optimization_profile_async",
+        throwing,
+    )
+    with pytest.raises(EngineError, match=r"the profile cannot be chosen.*Error in set optimization profile async"):
+        TensorRtRuntime(engine, "fp32", DIMS)
+
+
 def test_a_run_refused_later_leaves_the_runtime_usable(
     fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer
 ) -> None:
