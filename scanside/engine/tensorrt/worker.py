@@ -180,19 +180,23 @@ class Worker:
     def close(self) -> None:
         """Wait for what runs and free everything. Safe to call twice."""
         with self._lock, self._device.active():
-            for slot in self._slots:
-                if slot.job is not None:
-                    self._empty(slot)
-            self._forget_graphs()
-            self._context = None
-            for slot in self._slots:
-                for buffer in slot.device.values():
-                    buffer.free()
-            self._slots = []
-            if self._memory is not None:
-                self._memory.free()
-            for stream in (self._in, self._compute, self._out):
-                stream.free()
+            self._free()
+
+    def _free(self) -> None:
+        # A method of its own: pinned memory and events go with the last name that holds them, and PyCUDA can give them
+        # back only while the GPU is current in this thread.
+        for slot in self._slots:
+            self._empty(slot)
+        self._forget_graphs()
+        self._context = None
+        for slot in self._slots:
+            for buffer in slot.device.values():
+                buffer.free()
+        self._slots = []
+        if self._memory is not None:
+            self._memory.free()
+        for stream in (self._in, self._compute, self._out):
+            stream.free()
 
     def _slot(self, shapes: Mapping[str, Shape]) -> _Slot:
         device = self._device
