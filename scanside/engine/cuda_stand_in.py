@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -146,6 +147,7 @@ class StandInDevice:
         self.memory = memory
         self.used = 0
         self.launches = 0
+        self.freed_late = 0  # pinned arrays and events that went while no GPU was current: PyCUDA would leak them
         self.buffers: dict[int, StandInBuffer] = {}
         self.streams: dict[int, StandInStream] = {}
         self._random = None if seed is None else random.Random(seed)
@@ -182,6 +184,7 @@ class StandInDevice:
         self._need_current()
         array = np.empty(shape, dtype)
         array.view(np.uint8)[...] = 0xCD
+        weakref.finalize(array, self._count_late)
         return array
 
     def stream(self) -> StandInStream:
@@ -194,7 +197,9 @@ class StandInDevice:
 
     def event(self) -> StandInEvent:
         self._need_current()
-        return StandInEvent(self)
+        event = StandInEvent(self)
+        weakref.finalize(event, self._count_late)
+        return event
 
     def copy_in(self, buffer: Buffer, array: NDArray, stream: Stream) -> None:
         assert array.flags.c_contiguous
@@ -304,6 +309,10 @@ class StandInDevice:
     def _raise_fault(self) -> None:
         if self._fault is not None:
             raise EngineError("work on the GPU failed", where=self.name, found=str(self._fault)) from self._fault
+
+    def _count_late(self) -> None:
+        if getattr(self._current, "depth", 0) < 1:
+            self.freed_late += 1
 
     def _need_current(self) -> None:
         if getattr(self._current, "depth", 0) < 1:

@@ -38,6 +38,12 @@ class Segmenter:
         self._sessions: dict[tuple[int, int], Runtime] = {}
         self._lock = threading.Lock()
 
+    @property
+    def runtimes(self) -> tuple[Runtime, ...]:
+        """The sessions made so far."""
+        with self._lock:
+            return tuple(self._sessions.values())
+
     def runtime(self, height: int, width: int) -> Runtime:
         """The session for sections of this size, made at the first call.
 

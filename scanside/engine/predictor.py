@@ -115,13 +115,19 @@ class Predictor:
         self.segmenter = Segmenter(
             graph_of(pack, "segmenter", chosen), spec.segmenter, device=device, precision=chosen, threads=self.threads
         )
-        runtime = self.classifier.runtime
-        self.device = DeviceRecord(
-            runtime=runtime.name,
-            precision=runtime.precision,
+        self._remarks = remarks
+
+    @property
+    def device(self) -> DeviceRecord:
+        """What runs, and every fallback so far; the segmenter's sessions are made at their first section."""
+        runtimes = (self.classifier.runtime, *self.segmenter.runtimes)
+        remarks = (*self._remarks, *(line for runtime in runtimes for line in runtime.fallbacks))
+        return DeviceRecord(
+            runtime=" and ".join(dict.fromkeys(runtime.name for runtime in runtimes)),
+            precision=self.classifier.runtime.precision,
             policy=self.policy,
-            name=runtime.device_name,
-            fallbacks=tuple(dict.fromkeys((*remarks, *runtime.fallbacks))),
+            name=self.classifier.runtime.device_name,
+            fallbacks=tuple(dict.fromkeys(remarks)),
         )
 
     def __enter__(self) -> Predictor:

@@ -258,6 +258,18 @@ def test_wrong_tensors_and_a_closed_runtime_are_errors(fake: Callable[..., Fake]
         run(runtime, good)
 
 
+def test_closing_in_another_thread_gives_everything_back(fake: Callable[..., Fake], toy_engine: Make) -> None:
+    machine = fake()
+    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
+    run(runtime, sections(3))
+    closing = threading.Thread(target=runtime.close)
+    closing.start()
+    closing.join()
+    assert machine.device.used == 0
+    assert machine.device.streams == {}
+    assert machine.device.freed_late == 0
+
+
 def test_a_plan_that_tensorrt_refuses_is_one_error(fake: Callable[..., Fake]) -> None:
     from scanside.engine.tensorrt.session import Engine
 
