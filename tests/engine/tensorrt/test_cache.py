@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,6 +174,15 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     if os.uname().sysname == "Linux":
         assert default_folder() == tmp_path / "xdg" / "scanside" / "plans"
+
+
+@pytest.mark.parametrize("name", ["platformdirs", "filelock"])
+def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.delenv("SCANSIDE_CACHE_DIR", raising=False)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(EngineError, match=f"the plan cache needs {name}") as caught:
+        PlanCache(tmp_path if name == "filelock" else None).store(a_key(), b"plan", RECORD, [])
+    assert "scanside[plans]" in str(caught.value)
 
 
 def test_a_cache_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:

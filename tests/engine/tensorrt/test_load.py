@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from scanside.engine import onnxruntime as ort
 from scanside.engine.capabilities import capabilities
+from scanside.engine.flow import Progress
 from scanside.engine.onnxruntime import CUDA, choose
 from scanside.engine.predictor import load
 from scanside.engine.tensorrt.cache import PlanCache
@@ -19,7 +21,7 @@ from scanside.engine.tensorrt.load import load_tensorrt
 from scanside.engine.tensorrt.plans import ensure_plan, key_of, options_of, target_of
 from scanside.engine.tensorrt.profiles import Batch
 from scanside.engine.tensorrt.runtime import TensorRtRuntime
-from scanside.errors import EngineError, NotBuiltError, ParityError
+from scanside.errors import Cancelled, EngineError, NotBuiltError, ParityError
 from scanside.pack import load_pack
 
 if TYPE_CHECKING:
@@ -155,6 +157,33 @@ def test_an_exam_on_the_gpu_gives_the_findings_of_the_processor(
     assert "the plan of the segmenter was built at load" in remarks
     assert machine.device.launches > 20
     assert machine.device.used == 0
+
+
+def test_a_stopped_exam_leaves_the_networks_usable(
+    on_cuda: Callable[..., Fake], tiny_pack: Path, blob_volume: BlobVolume
+) -> None:
+    on_cuda(seed=3, name="tensorrt_rtx")
+    cancel = threading.Event()
+
+    def stop(step: Progress) -> None:
+        if step.stage == "segment":
+            cancel.set()
+
+    with load(tiny_pack, device="cuda", threads=2) as predictor:
+        with pytest.raises(Cancelled):
+            predictor.analyze(blob_volume.volume(), progress=stop, cancel=cancel)
+        found = predictor.analyze(blob_volume.volume())
+    assert [lesion.malignant for lesion in found.lesions] == [True, False]
+
+
+def test_a_fault_on_the_gpu_ends_the_exam_with_one_error(
+    on_cuda: Callable[..., Fake], tiny_pack: Path, blob_volume: BlobVolume
+) -> None:
+    machine = on_cuda(name="tensorrt_rtx")
+    with load(tiny_pack, device="cuda", threads=2) as predictor:
+        machine.api.fault = True
+        with pytest.raises(EngineError, match=r"work on the GPU failed.*an illegal instruction"):
+            predictor.analyze(blob_volume.volume())
 
 
 def test_golden_cases_catch_a_gpu_that_answers_wrong(
