@@ -61,9 +61,15 @@ def build_plan(
     """
     log = Log()
     lines = logger(trt, log)
-    builder = trt.api.Builder(lines)
-    if builder is None:
-        raise EngineError(f"{trt.name} does not start", where=where, found=log.last_errors() or "no builder")
+    try:
+        builder = trt.api.Builder(lines)
+    except Exception as error:  # without the driver it needs, the bindings find no builder and throw
+        raise EngineError(
+            f"{trt.name} {trt.version} does not start",
+            where=where,
+            found=log.last_errors() or str(error),
+            remedy="check the driver with `scanside doctor`",
+        ) from error
     begun = time.perf_counter()
     network = parse(trt, builder, lines, graph, where=where)
     config = _config(trt, builder, options, target)

@@ -42,8 +42,8 @@ class Engine:
         self.log = Log()
         self._logger = logger(trt, self.log)
         with device.active():
-            self._runtime = trt.api.Runtime(self._logger)
-            self._engine = self._runtime.deserialize_cuda_engine(plan)
+            self._runtime = self.call("TensorRT does not start", trt.api.Runtime, self._logger)
+            self._engine = self.call("TensorRT refuses the plan", self._runtime.deserialize_cuda_engine, plan)
         if self._engine is None:
             raise self.error("TensorRT refuses the plan", "no reason given")
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]

@@ -214,6 +214,19 @@ def test_an_error_in_the_progress_callback_stops_the_build(
         build_plan(rtx, toy_graph, toy_options, "SM86", where="toy", progress=broken)
 
 
+def test_a_module_that_does_not_start_is_one_error(
+    fake: Callable[..., Fake], toy_graph: bytes, toy_options: BuildOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_builder(lines: Any) -> None:
+        lines.log(lines.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("factory function returned nullptr")
+
+    machine = fake()
+    monkeypatch.setattr(machine.api, "Builder", no_builder)
+    with pytest.raises(EngineError, match=r"tensorrt 11\.4.* does not start.*error: 35.*scanside doctor"):
+        build_plan(machine.trt, toy_graph, toy_options, "current", where="toy")
+
+
 def test_the_timing_cache_is_given_back(fake: Callable[..., Fake], toy_graph: bytes, toy_options: BuildOptions) -> None:
     machine = fake()
     first = build_plan(machine.trt, toy_graph, toy_options, "current", where="toy")
