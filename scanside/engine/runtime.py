@@ -65,6 +65,8 @@ class Runtime(Protocol):
     def run(self, inputs: Mapping[str, NDArray], outputs: Mapping[str, NDArray]) -> None:
         """Run one batch. `inputs` and `outputs` are C-contiguous arrays with equal first axes, by tensor name.
 
+        `outputs` may leave out some of the graph's: those are not fetched.
+
         Raises
         ------
         EngineError
@@ -101,7 +103,7 @@ def require_tensors(
     outputs: tuple[TensorSpec, ...],
     taken: Mapping[str, NDArray],
 ) -> None:
-    """Raise unless `given` and `taken` are the tensors of `inputs` and `outputs`, of one batch size.
+    """Raise unless `given` are the tensors of `inputs` and `taken` some of `outputs`, of one batch size.
 
     Raises
     ------
@@ -109,7 +111,7 @@ def require_tensors(
         A tensor of another name, dtype or shape, one that is not C-contiguous, or batches of different sizes.
     """
     _require(graph, inputs, given)
-    _require(graph, outputs, taken)
+    _require(graph, tuple(spec for spec in outputs if spec.name in taken) or outputs, taken)
     if len({array.shape[0] for array in (*given.values(), *taken.values()) if array.ndim}) > 1:
         raise EngineError("inputs and outputs differ in batch size", where=graph)
 

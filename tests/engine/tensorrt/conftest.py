@@ -351,6 +351,12 @@ def toy_answer(toy_graph: bytes) -> Callable[[np.ndarray], np.ndarray]:
     return lambda pixels: session.run(None, {"pixels": pixels})[0]
 
 
+@pytest.fixture(scope="session")
+def plan_of() -> Callable[[bytes, list], bytes]:
+    """A plan that the fake module loads: a graph and its profiles in JSON form."""
+    return fake_plan
+
+
 @pytest.fixture
 def plan_cache(tmp_path: Path) -> PlanCache:
     return PlanCache(tmp_path / "cache" / "plans")

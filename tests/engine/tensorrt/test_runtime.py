@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from scanside.engine.cuda_stand_in import StandInDevice, StandInStream
 from scanside.engine.tensorrt.runtime import TensorRtRuntime
+from scanside.engine.tensorrt.session import Engine
 from scanside.errors import EngineError
 
 if TYPE_CHECKING:
-    from scanside.engine.tensorrt.session import Engine
     from tests.engine.tensorrt.conftest import Fake
 
 DIMS = {"height": 8, "width": 16}
@@ -243,6 +244,43 @@ def test_another_size_runs_on_the_range(fake: Callable[..., Fake], toy_engine: M
     assert np.array_equal(run(runtime, pixels), toy_answer(pixels))
 
 
+def test_an_output_that_is_not_asked_for_is_not_fetched(
+    fake: Callable[..., Fake], plan_of: Callable[[bytes, list], bytes]
+) -> None:
+    shape = ["batch", 1, "height", "width"]
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["grey"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["grey", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Add", ["grey", "grey"], ["doubled"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "two",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, shape)],
+        [
+            helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["batch"]),
+            helper.make_tensor_value_info("doubled", TensorProto.FLOAT, shape),
+        ],
+        [helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 9
+    machine = fake(4)
+    profiles = [{"pixels": [[1, 1, 8, 16], [4, 1, 8, 16], [4, 1, 8, 16]]}]
+    plan = plan_of(model.SerializeToString(), profiles)
+    runtime = TensorRtRuntime(Engine(machine.trt, machine.device, plan, where="two"), "fp32", DIMS)
+    pixels = sections(6)
+    mean, doubled = np.zeros(6, np.float32), np.zeros((6, 1, 8, 16), np.float32)
+    runtime.run({"pixels": pixels}, {"mean": mean})
+    np.testing.assert_allclose(mean, pixels.mean((1, 2, 3)), rtol=1e-6)
+    runtime.run({"pixels": pixels}, {"doubled": doubled, "mean": mean})
+    np.testing.assert_array_equal(doubled, pixels * np.float32(2))
+    with pytest.raises(EngineError, match="other tensors than the graph's"):
+        runtime.run({"pixels": pixels}, {"other": mean})
+    with pytest.raises(EngineError, match="other tensors than the graph's"):
+        runtime.run({"pixels": pixels}, {})
+
+
 def test_wrong_tensors_and_a_closed_runtime_are_errors(fake: Callable[..., Fake], toy_engine: Make) -> None:
     machine = fake()
     runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
@@ -271,8 +309,6 @@ def test_closing_in_another_thread_gives_everything_back(fake: Callable[..., Fak
 
 
 def test_a_plan_that_tensorrt_refuses_is_one_error(fake: Callable[..., Fake]) -> None:
-    from scanside.engine.tensorrt.session import Engine
-
     machine = fake()
     with pytest.raises(EngineError, match="TensorRT refuses the plan"):
         Engine(machine.trt, machine.device, b"other", where="toy fp32")
