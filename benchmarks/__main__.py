@@ -32,6 +32,7 @@ def main() -> int:
             table.add_argument("--seeds", type=seeds, default=range(5000, 5020), help="FIRST:END")
         elif name == "plans":
             table.add_argument("--targets", default="SM86,SM89,SM120", help="SM86,SM89,...")
+            table.add_argument("--backbones", default="", help="untrained classifiers instead: resnet50,...")
         else:
             table.add_argument("--seed", type=int, default=5100)
     arguments = vars(parser.parse_args())

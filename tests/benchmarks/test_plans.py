@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.plans import against_fp32, make_table
+from benchmarks.plans import against_fp32, backbone_rows, make_table
 from scanside.engine.tensorrt.module import installed
+from scanside.pack import load_pack
 
 
 def test_the_table_has_a_row_a_profile(tiny_pack: Path, tmp_path: Path) -> None:
     if not installed(("tensorrt_rtx",)):
         pytest.skip("tensorrt_rtx is not installed (scanside[plans])")
-    make_table(out=tmp_path, pack=tiny_pack, targets="SM86")
+    make_table(out=tmp_path, pack=tiny_pack, targets="SM86", backbones="")
     rows = list(csv.DictReader((tmp_path / "plans-tiny-1.csv").open(encoding="utf-8")))
     assert [row["network"] for row in rows] == ["segmenter"] * 4 + ["classifier"]
     assert [row["shape"] for row in rows][:2] == ["4x1x64x160", "3x1x64x192"]
@@ -22,6 +23,14 @@ def test_the_table_has_a_row_a_profile(tiny_pack: Path, tmp_path: Path) -> None:
     assert content["rows"][0]["target"] == "SM86"
     assert content["tensorrt_rtx"]
     assert content["against_fp32"] == []
+
+
+def test_untrained_classifiers_have_rows_too(tiny_pack: Path) -> None:
+    if not installed(("tensorrt_rtx",)):
+        pytest.skip("tensorrt_rtx is not installed (scanside[plans])")
+    (rows,) = backbone_rows(load_pack(tiny_pack), ["resnet50"], ("SM86",), ["coronal"])
+    assert [(row["network"], row["shape"]) for row in rows] == [("resnet50 coronal", "3x1x32x32")]
+    assert rows[0]["weight_bytes"] > 23e6 * 4
 
 
 def test_ratios_compare_like_with_like() -> None:
