@@ -261,7 +261,8 @@ class StandInDevice:
         with self._lock:
             while not mark.done and self._fault is None:
                 if self._random is not None:
-                    self._run_any()
+                    if not self._run_any():
+                        raise EngineError("streams wait for each other for ever", where=self.name)
                 else:
                     holder = next(s for s in self.streams.values() if any(step.mark is mark for step in s.steps))
                     self._run_needed(holder)
@@ -281,11 +282,13 @@ class StandInDevice:
         nbytes = int(np.prod(shape)) * dtype.itemsize
         return self.memory_at(address, nbytes)().view(dtype).reshape(shape)
 
-    def _run_any(self) -> None:
+    def _run_any(self) -> bool:
+        """Run a step of some stream; whether one was ready."""
         assert self._random is not None
         ready = [stream for stream in self.streams.values() if stream.ready()]
         if ready:
             self._run(self._random.choice(ready))
+        return bool(ready)
 
     def _run_needed(self, stream: StandInStream) -> None:
         """The first step of `stream`, after whatever it waits for."""
