@@ -310,6 +310,46 @@ def phantom(
     typer.echo(f"{exam_file}: {len(truth)} lesions")
 
 
+@pack_app.command("info")
+def pack_info(
+    pack: Annotated[Path | None, typer.Argument(metavar="[PACK]", help="A pack; the shipped one if absent.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Say what a pack holds and where it comes from."""
+    from scanside.console import tables
+    from scanside.pack import load_pack
+
+    tables.print_pack(load_pack(pack), json=json)
+
+
+@pack_app.command("verify")
+def pack_verify(
+    pack: Annotated[Path | None, typer.Argument(metavar="[PACK]", help="A pack; the shipped one if absent.")] = None,
+) -> None:
+    """Check a pack: schema, every file's size and SHA-256, and its golden cases on this machine."""
+    from scanside.console import tables
+    from scanside.engine.predictor import Predictor
+    from scanside.pack import load_pack
+
+    whole = load_pack(pack)
+    with Predictor(whole, device="cpu", precision="fp32", threads=None) as predictor:
+        tables.print_verified(whole, predictor.self_check())
+
+
+@app.command()
+def doctor(json: JsonOption = False, pack: PackOption = None) -> None:
+    """Say what of this machine will be used.
+
+    And what is missing, with the remedy. The exit code is 4 when `scanside analyze` cannot run here.
+    """
+    from scanside.console import tables
+    from scanside.doctor import examine
+
+    examination = examine(pack)
+    tables.print_doctor(examination, json=json)
+    raise typer.Exit(0 if examination.healthy else 4)
+
+
 @app.command(
     epilog="""\b
 Examples:
@@ -360,46 +400,6 @@ def build(
             )
         )
     tables.print_plans(rows, json=json)
-
-
-@pack_app.command("info")
-def pack_info(
-    pack: Annotated[Path | None, typer.Argument(metavar="[PACK]", help="A pack; the shipped one if absent.")] = None,
-    json: JsonOption = False,
-) -> None:
-    """Say what a pack holds and where it comes from."""
-    from scanside.console import tables
-    from scanside.pack import load_pack
-
-    tables.print_pack(load_pack(pack), json=json)
-
-
-@pack_app.command("verify")
-def pack_verify(
-    pack: Annotated[Path | None, typer.Argument(metavar="[PACK]", help="A pack; the shipped one if absent.")] = None,
-) -> None:
-    """Check a pack: schema, every file's size and SHA-256, and its golden cases on this machine."""
-    from scanside.console import tables
-    from scanside.engine.predictor import Predictor
-    from scanside.pack import load_pack
-
-    whole = load_pack(pack)
-    with Predictor(whole, device="cpu", precision="fp32", threads=None) as predictor:
-        tables.print_verified(whole, predictor.self_check())
-
-
-@app.command()
-def doctor(json: JsonOption = False, pack: PackOption = None) -> None:
-    """Say what of this machine will be used.
-
-    And what is missing, with the remedy. The exit code is 4 when `scanside analyze` cannot run here.
-    """
-    from scanside.console import tables
-    from scanside.doctor import examine
-
-    examination = examine(pack)
-    tables.print_doctor(examination, json=json)
-    raise typer.Exit(0 if examination.healthy else 4)
 
 
 def _add_not_built(verb: str, purpose: str) -> None:
