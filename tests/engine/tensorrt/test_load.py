@@ -245,4 +245,4 @@ def test_the_rule_of_device_cuda() -> None:
     assert choose(with_trt, "cuda", "fp16").precision == "fp16"
     assert choose(with_trt, "auto").runtime == CUDA
     with pytest.raises(NotBuiltError):
-        choose(with_trt, "cpu", "int8")
+        choose(with_trt, "cuda", "bf16")
