@@ -46,7 +46,10 @@ def profile_rows(
 
 
 def against_fp32(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Activation, weight and plan bytes of every other precision over fp32's, network, target and shape alike."""
+    """Activation, weight and plan bytes of every other precision over fp32's, network, target and shape alike.
+
+    None where fp32 has none.
+    """
     whole = {(r["network"], r["target"], r["shape"]): r for r in rows if r["precision"] == "fp32"}
     ratios = []
     for row in rows:
@@ -54,7 +57,7 @@ def against_fp32(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if row["precision"] != "fp32" and reference is not None:
             sizes = ("activation_bytes", "weight_bytes", "plan_bytes")
             named = {key: row[key] for key in ("network", "precision", "target", "shape")}
-            ratios.append({**named, **{size: round(row[size] / reference[size], 3) for size in sizes}})
+            ratios.append({**named, **{s: round(row[s] / reference[s], 3) if reference[s] else None for s in sizes}})
     return ratios
 
 
