@@ -24,6 +24,8 @@ from scanside.exam.write import atomic_file
 
 FOLDER_VARIABLE = "SCANSIDE_CACHE_DIR"
 MAX_BYTES = 8 * 2**30
+KERNELS_SUFFIX = ".kernels"
+"""Of the file beside a plan that holds what RTX compiled of it."""
 _KEY_FILE = "seal.key"
 _LOCK_POLL_S = 0.1
 
@@ -227,7 +229,12 @@ class PlanCache:
                 self._remove(plan.path)
 
     def _remove(self, path: Path) -> None:
-        for suffix in (".json", ".plan", ".log"):  # the sidecar first: without it the plan does not exist
+        for suffix in (
+            ".json",
+            ".plan",
+            ".log",
+            KERNELS_SUFFIX,
+        ):  # the sidecar first: without it the plan does not exist
             path.with_suffix(suffix).unlink(missing_ok=True)
 
 

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Mapping
 
 from scanside.engine.cuda import Device, shared_device
-from scanside.engine.tensorrt.cache import PlanCache
+from scanside.engine.tensorrt.cache import KERNELS_SUFFIX, PlanCache
 from scanside.engine.tensorrt.module import TensorRt, require
 from scanside.engine.tensorrt.plan import BuildOptions, PlanKey, StoredPlan
 from scanside.engine.tensorrt.plans import Target, ensure_plan, key_of, options_of, require_plan, target_of
@@ -88,7 +88,7 @@ def _built(
     trt: TensorRt, cache: PlanCache, key: PlanKey, graph: bytes, options: BuildOptions, target: Target
 ) -> tuple[StoredPlan, tuple[str, ...]]:
     near = cache.nearest(key)
-    why = "there was none" if near is None else f"of the one there: {'; '.join(key.differences(near.key))}"
+    why = "there was none" if near is None else f"the one there differs in {'; '.join(key.differences(near.key))}"
     plan, reused = ensure_plan(trt, cache, key, graph, options, target)
     remark = f"the plan of the {key.network} was built at load in {plan.record.seconds:.1f} s: {why}"
     return plan, () if reused else (remark,)
@@ -106,4 +106,4 @@ def _opened(trt: TensorRt, device: Device, cache: PlanCache, plan: StoredPlan) -
 
 
 def _runtime_cache_file(plan: StoredPlan) -> str:
-    return f"{plan.path.stem}.kernels"
+    return plan.path.with_suffix(KERNELS_SUFFIX).name

@@ -118,11 +118,13 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     plans = [stored(cache, b"x" * 10, driver=str(k)) for k in range(2)]
     for age, plan in enumerate(plans):
         os.utime(plan.path.with_suffix(".json"), (age, age))
+    cache.store_blob(plans[1].path.with_suffix(".kernels").name, b"compiled")
     cache.read(plans[0])  # a use: now the other one is the oldest
     third = stored(cache, b"x" * 10, driver="2")
     assert {plan.key.driver for plan in cache.plans()} == {"0", "2"}
     assert not plans[1].path.exists()
     assert not plans[1].log_path.exists()
+    assert not plans[1].path.with_suffix(".kernels").exists()
     huge = stored(cache, b"x" * 100, driver="3")
     assert [plan.key for plan in cache.plans()] == [huge.key]
     assert not third.path.exists()
