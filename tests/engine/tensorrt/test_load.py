@@ -168,6 +168,7 @@ def test_a_stopped_exam_leaves_the_networks_usable(
     def stop(step: Progress) -> None:
         if step.stage == "segment":
             cancel.set()
+            threading.Event().wait(0.3)  # the stage is still busy when the stop arrives
 
     with load(tiny_pack, device="cuda", threads=2) as predictor:
         with pytest.raises(Cancelled):
