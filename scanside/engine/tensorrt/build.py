@@ -138,7 +138,9 @@ def _run(build: Callable[[], Any], stop: threading.Event, cancel: threading.Even
                 raise Cancelled("the build was stopped; nothing was written")
     except BaseException:
         stop.set()
-        ended.wait()
+        if thread.ident is not None:
+            ended.wait()
+            thread.join()
         raise
     thread.join()
     if failure:
