@@ -17,6 +17,7 @@ from benchmarks import (
     operating_point,
     paper,
     phantoms,
+    plans,
     sensitivity,
 )
 from scanside.errors import ScansideError
@@ -73,6 +74,7 @@ def main() -> int:
         ("phantoms", "lesions found, missed and classified on full-size phantoms never used in training"),
         ("operating-point", "lesions found and false positives at every threshold, on phantoms kept for that"),
         ("formats", "the same exam in every format and transfer syntax gives the same lesions"),
+        ("plans", "size, memory and build time of TensorRT plans, built without a GPU"),
     ):
         table = tables.add_parser(name, help=text)
         table.add_argument("--out", type=Path, default=RESULTS, help="folder for the table")
@@ -81,6 +83,9 @@ def main() -> int:
             table.add_argument("--seeds", type=seeds, default=range(5000, 5020), help="FIRST:END")
         elif name == "operating-point":
             table.add_argument("--seeds", type=seeds, default=range(2020, 2040), help="FIRST:END")
+        elif name == "plans":
+            table.add_argument("--targets", default="SM86,SM89,SM120", help="SM86,SM89,...")
+            table.add_argument("--backbones", default="", help="untrained classifiers instead: resnet50,...")
         else:
             table.add_argument("--seed", type=int, default=5100)
     table = tables.add_parser("busbra", help="classification of BUS-BRA's lesions over its five folds")
@@ -110,6 +115,7 @@ def main() -> int:
         "coverage": coverage.make_table,
         "evaluation": evaluation.make_table,
         "paper": paper.make_table,
+        "plans": plans.make_table,
         "sensitivity": make_sensitivity,
     }
     make = makers[arguments.pop("table")]

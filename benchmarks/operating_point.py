@@ -55,7 +55,8 @@ def make_table(seeds: Sequence[int], out: Path, pack: Path | None) -> None:
             for point, row in _counts(phantom, predictor.segmenter).items():
                 counts[point] = counts.get(point, np.zeros(3, int)) + row
             print(f"phantom {seed} done", flush=True)
-        record = {"name": predictor.pack.manifest.name, "sha256": predictor.pack.sha256}
+        graph = predictor.pack.manifest.segmenter.graph
+        record = {"graph": graph, "sha256": predictor.pack.manifest.files[graph].sha256}
     rows = [
         {
             "smoothing_mm": smoothing,
@@ -71,7 +72,7 @@ def make_table(seeds: Sequence[int], out: Path, pack: Path | None) -> None:
     write_csv(out / "operating-point.csv", rows)
     write_json(
         out / "operating-point.json",
-        {**conditions(), "seeds": [seeds[0], seeds[-1]], "pack": record, "chosen": best},
+        {**conditions(), "seeds": [seeds[0], seeds[-1]], "segmenter": record, "chosen": best},
     )
     print(best)
 

@@ -14,7 +14,6 @@ from scanside.errors import NotBuiltError
 NOTICE = "Research use only. Not a medical device."
 NOT_BUILT = {
     "export": "export trained networks to a pack",
-    "build": "build TensorRT plans",
     "bench": "measure time and memory",
     "parity": "certify a precision against the PyTorch reference",
     "live": "analyse a sweep while it arrives",
@@ -74,6 +73,15 @@ class Policy(StrEnum):
 
     exact = "exact"
     confirm = "confirm"
+
+
+class PlanPrecision(StrEnum):
+    """The arithmetic of a plan."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
 
 
 class Format(StrEnum):
@@ -284,19 +292,23 @@ def analyze(
 Examples:
   scanside inspect exam.dcm
   scanside inspect study/ --json
-  scanside inspect pack/segmenter.onnx
+  scanside inspect pack/segmenter.onnx                                     layers and precisions of a graph
+  scanside inspect ~/.cache/scanside/plans/segmenter-fp32-sm86-....plan    what a TensorRT plan holds
 The exit code is 0 when every volume is ready or degraded, 3 when one is refused.
 """
 )
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, a folder or a zip; or an ONNX graph.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="An exam (file, folder or zip), an ONNX graph or a plan.")
+    ],
     json: JsonOption = False,
     spacing: SpacingOption = None,
 ) -> None:
-    """Say whether an exam can be read, and why not; or what is in a graph.
+    """Say whether an exam can be read, and why not; or what is in a graph or a plan.
 
     One line a volume: ready, degraded or refused, and the reason. Needs no model pack. Of a graph (.onnx): its layers,
-    their precision, rounding and activation memory; needs the train extra.
+    their precision, rounding and activation memory; needs the train extra. Of a TensorRT plan (.plan): its layers,
+    precisions and memory.
     """
     from scanside.console import tables
 
@@ -307,6 +319,11 @@ def inspect(
             from scanside.calibration.graph_report import graph_reports
 
         tables.print_graphs(graph_reports(path), json=json)
+        return
+    if path.suffix.lower() == ".plan":
+        from scanside.engine.tensorrt.inspect import inspect_plan
+
+        tables.print_plan(inspect_plan(path), json=json)
         return
     from scanside.console.options import spacing_from
     from scanside.exam.inspect import exit_code
@@ -749,6 +766,58 @@ def cohort_lesions(
             progress=lambda done, total: progress.advance("lesions", done, total),
         )
     typer.echo(f"{out}: {len(files)} lesions")
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  scanside build                                   for the GPU of this machine
+  scanside build --target SM86,SM89,SM120          for other machines' GPUs, without one
+  scanside build mypack --precision fp16 --batch 1:8:16 --json
+"""
+)
+def build(
+    pack: Annotated[Path | None, typer.Argument(metavar="[PACK]", help="A pack; the shipped one if absent.")] = None,
+    target: Annotated[
+        str, typer.Option(metavar="SM86,...|current", help="Compute capabilities, or the GPU at hand.")
+    ] = "current",
+    precision: Annotated[
+        PlanPrecision, typer.Option(help="auto builds every precision the pack has graphs for.")
+    ] = PlanPrecision.auto,
+    batch: Annotated[
+        str | None, typer.Option(metavar="MIN:OPT:MAX", help="Items a run; as the pack says if absent.")
+    ] = None,
+    workspace: Annotated[
+        int | None, typer.Option("--workspace", metavar="MB", min=1, help="The most scratch memory of a kernel.")
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Build TensorRT plans from a pack, into this user's cache.
+
+    A plan that is there already is not built again. Named targets need TensorRT for RTX and no GPU.
+    """
+    from scanside.console import tables
+    from scanside.console.progress import StageProgress
+    from scanside.console.stop import Stop
+    from scanside.engine.tensorrt.plans import build_pack, targets_from
+    from scanside.engine.tensorrt.profiles import Batch
+    from scanside.pack import load_pack
+
+    targets, items = targets_from(target), None if batch is None else Batch.parse(batch)
+    with Stop() as stop, StageProgress(quiet=quiet) as progress:
+        rows = tuple(
+            build_pack(
+                load_pack(pack),
+                targets=targets,
+                precision=precision.value,
+                batch=items,
+                workspace_mb=workspace,
+                progress=progress.advance,
+                cancel=stop.event,
+            )
+        )
+    tables.print_plans(rows, json=json)
 
 
 def _add_not_built(verb: str, purpose: str) -> None:

@@ -30,6 +30,12 @@ CODECS = (
     ("JPEG 2000", "openjpeg", "pylibjpeg-openjpeg"),
 )
 """(transfer syntaxes, module, distribution); native and RLE frames need none."""
+TENSORRT = (
+    ("tensorrt", "TensorRT", "gpu", "builds plans for the GPU at hand"),
+    ("tensorrt_rtx", "TensorRT for RTX", "plans", "builds plans without a GPU, which is tested, and runs them"),
+    ("pycuda", "PyCUDA", "rtx", "reaches the GPU"),
+)
+"""(module, name, the extra that has it, what it does)."""
 
 
 class State(StrEnum):
@@ -152,6 +158,7 @@ def _runtime(machine: Capabilities) -> Iterator[Check]:
         f"{detail}; {GPU_NOT_CONFIRMED}" if unconfirmed else detail,
         "--device cpu is what is tested" if unconfirmed else None,
     )
+    yield _device_cuda(machine)
 
 
 def _pack(path: str | os.PathLike[str] | None) -> Iterator[Check]:
@@ -190,11 +197,40 @@ def _gpu() -> Iterator[Check]:
         yield Check("gpu", "ONNX Runtime CUDA", State.ABSENT, "onnxruntime-gpu is not installed", remedy)
     else:
         yield Check("gpu", "ONNX Runtime CUDA", State.UNCONFIRMED, f"installed; {GPU_NOT_CONFIRMED}")
-    for module, name in (("tensorrt", "TensorRT"), ("tensorrt_rtx", "TensorRT for RTX"), ("pycuda", "PyCUDA")):
+    for module, name, extra, means in TENSORRT:
         if util.find_spec(module) is None:
-            yield Check("gpu", name, State.ABSENT, "not installed; this version does not use it")
+            yield Check("gpu", name, State.ABSENT, "not installed", f'{means}: pip install "scanside[{extra}]"')
         else:
-            yield Check("gpu", name, State.UNCONFIRMED, f"installed; this version does not use it, {GPU_NOT_CONFIRMED}")
+            yield Check("gpu", name, State.UNCONFIRMED, f"{means}; {GPU_NOT_CONFIRMED}")
+    yield from _plans()
+
+
+def _plans() -> Iterator[Check]:
+    from scanside.engine.tensorrt.cache import PlanCache
+
+    try:
+        cache = PlanCache()
+        plans = cache.plans()
+    except ScansideError as error:
+        yield Check("gpu", "plan cache", State.ABSENT, f"{error.what}: {error.found}", error.remedy)
+        return
+    megabytes = sum(plan.bytes for plan in plans) / 1e6
+    remedy = None if plans else "`scanside build` makes plans"
+    detail = f"{len(plans)} plans, {megabytes:.1f} MB, in {cache.folder}"
+    yield Check("gpu", "plan cache", State.OK if plans else State.ABSENT, detail, remedy)
+
+
+def _device_cuda(machine: Capabilities) -> Check:
+    """What `--device cuda` would run."""
+    from scanside.engine.onnxruntime import choose
+
+    try:
+        choice = choose(machine, "cuda")
+    except ScansideError as error:
+        return Check("runtime", "--device cuda", State.ABSENT, f"an error: {error.what}: {error.found}", error.remedy)
+    return Check(
+        "runtime", "--device cuda", State.UNCONFIRMED, f"{choice.runtime}: {choice.reason}; {GPU_NOT_CONFIRMED}"
+    )
 
 
 def _installed(names: tuple[str, ...]) -> dict[str, str]:

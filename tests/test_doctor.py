@@ -114,3 +114,26 @@ def test_a_broken_runtime_is_a_finding(monkeypatch: pytest.MonkeyPatch, tiny_pac
     problems = [check for check in examination.checks if check.state is State.PROBLEM]
     assert [problem.group for problem in problems] == ["runtime"]
     assert "libfoo.so.3" in problems[0].detail
+
+
+def test_device_cuda_says_what_it_would_run(monkeypatch: pytest.MonkeyPatch, tiny_pack: Path) -> None:
+    monkeypatch.setattr(doctor, "capabilities", lambda: machine(tensorrt_remark="PyCUDA is not installed"))
+    check = found(examine(tiny_pack), "--device cuda")
+    assert check.state is State.ABSENT
+    assert "PyCUDA is not installed" in check.detail
+    monkeypatch.setattr(doctor, "capabilities", lambda: machine(tensorrt="tensorrt-rtx/cuda"))
+    check = found(examine(tiny_pack), "--device cuda")
+    assert check.state is State.UNCONFIRMED
+    assert check.detail.startswith("tensorrt-rtx/cuda: ")
+    assert "no GPU has confirmed this version yet" in check.detail
+
+
+def test_the_plan_cache_is_counted(monkeypatch: pytest.MonkeyPatch, tiny_pack: Path, tmp_path: Path) -> None:
+    monkeypatch.setenv("SCANSIDE_CACHE_DIR", str(tmp_path))
+    check = found(examine(tiny_pack), "plan cache")
+    assert check.state is State.ABSENT
+    assert check.detail.startswith("0 plans")
+    assert str(tmp_path) in check.detail
+    assert check.remedy is not None
+    assert "scanside build" in check.remedy
+    assert list(tmp_path.iterdir()) == []  # looking makes nothing

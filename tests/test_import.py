@@ -9,7 +9,7 @@ import pytest
 
 import scanside
 
-HEAVY = ("torch", "tensorrt", "onnxruntime", "cv2", "numpy", "pydicom", "scipy")
+HEAVY = ("torch", "tensorrt", "tensorrt_rtx", "pycuda", "onnxruntime", "cv2", "numpy", "pydicom", "scipy")
 
 
 def test_importing_scanside_loads_nothing_heavy() -> None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from scanside.calibration.graph_report import GraphReport
     from scanside.demo import Demonstration
     from scanside.doctor import Examination
+    from scanside.engine.tensorrt.inspect import PlanInspection
+    from scanside.engine.tensorrt.plan import StoredPlan
+    from scanside.engine.tensorrt.plans import PlanRow
     from scanside.evaluation.result import Evaluation
     from scanside.exam.inspect import InspectRow
     from scanside.pack import GoldenResult, Pack
@@ -122,6 +125,81 @@ def print_verified(pack: Pack, golden: Sequence[GoldenResult]) -> None:
     )
     for result in golden:
         print(f"{result.file}: reproduced, max error {result.max_error:.3g}, mean {result.mean_error:.3g}")
+
+
+def print_plans(rows: Sequence[PlanRow], *, json: bool) -> None:
+    """What `scanside build` shows: each plan with its size, memory and time."""
+    if json:
+        plans = [{**row.plan.to_json(), "target": row.target, "reused": row.reused} for row in rows]
+        for plan in plans:
+            del plan["build"]["layers"]
+        print_json({"schema": "scanside-build/1", "plans": plans})
+        return
+    columns = ("network", "precision", "target", "plan MB", "weights MB", "activations MB", "seconds", "")
+    table = _table(None, columns, right=("plan MB", "weights MB", "activations MB", "seconds"))
+    for row in rows:
+        key, record = row.plan.key, row.plan.record
+        table.add_row(
+            key.network,
+            key.precision,
+            f"SM{key.compute_capability.replace('.', '')}",
+            _megabytes(row.plan.bytes),
+            _megabytes(record.weight_bytes),
+            " ".join(map(_megabytes, record.activation_bytes)),
+            f"{record.seconds:.1f}",
+            "was there" if row.reused else "",
+        )
+    console = _console()
+    console.print(table)
+    if rows:
+        console.print(f"activations: one number a profile; plans in {rows[0].plan.path.parent}", markup=False)
+
+
+def print_plan(found: PlanInspection, *, json: bool) -> None:
+    """What `scanside inspect FILE.plan` shows."""
+    if json:
+        print_json(found.to_json())
+        return
+    plan, console = found.plan, _console()
+    for label, text in _plan_rows(plan):
+        console.print(f"{label:<13}{text}", markup=False, soft_wrap=True)
+    table = _table("layers as parsed, by kind and output type", ("kind", "type", "count"), right=("count",))
+    for (kind, dtype), count in found.counts.items():
+        table.add_row(kind, dtype, str(count))
+    console.print(table)
+    quantized, dequantized = found.quantize_pairs
+    console.print(
+        f"{quantized} QuantizeLinear and {dequantized} DequantizeLinear; "
+        f"{plan.record.folded_weights} 8-bit weights unfolded before building",
+        markup=False,
+    )
+    if found.remark:
+        console.print(found.remark, markup=False, soft_wrap=True)
+    else:
+        console.print(f"{len(found.engine_layers)} fused layers; --json lists them", markup=False)
+
+
+def _plan_rows(plan: StoredPlan) -> list[tuple[str, str]]:
+    key, record = plan.key, plan.record
+    profiles = json_module.loads(key.options)["profiles"]
+    activations = [_megabytes(size) for size in record.activation_bytes] or ["?"] * len(profiles)
+    rows = [
+        ("plan", plan.path.name),
+        ("network", f"{key.network} {key.precision}, graph sha256 {key.graph_sha256}"),
+        ("built for", f"compute capability {key.compute_capability}, driver {key.driver}, {key.system}"),
+        ("built by", f"{key.module} {key.module_version} in {record.seconds:.1f} s; log {plan.log_path.name}"),
+        ("size", f"{_megabytes(plan.bytes)} MB, weights {_megabytes(record.weight_bytes)} MB"),
+    ]
+    for profile, activation in zip(profiles, activations, strict=False):
+        shapes = "; ".join(
+            f"{name} {' | '.join('x'.join(map(str, shape)) for shape in three)}" for name, three in profile.items()
+        )
+        rows.append(("profile", f"{shapes}: activations {activation} MB"))
+    return rows
+
+
+def _megabytes(size: int | None) -> str:
+    return "?" if size is None else f"{size / 1e6:.1f}"
 
 
 def print_doctor(examination: Examination, *, json: bool) -> None:

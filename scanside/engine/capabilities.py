@@ -8,9 +8,11 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any
+
+from scanside.errors import ScansideError
 
 OPENVINO_EP = "OpenVINOExecutionProvider"
 OPENVINO_PACKAGE = "onnxruntime-ep-openvino"
@@ -36,6 +38,10 @@ class Capabilities:
     openvino: bool
     openvino_remark: str = ""
     """Why the plug-in does not offer this processor; empty when it does."""
+    tensorrt: str = ""
+    """The TensorRT runtime that a GPU answers ("tensorrt-rtx/cuda"); empty when there is none."""
+    tensorrt_remark: str = ""
+    """Why there is none."""
 
     @property
     def avx512(self) -> bool:
@@ -70,6 +76,7 @@ def capabilities() -> Capabilities:
         except metadata.PackageNotFoundError:
             continue
     device, remark = openvino_device()
+    tensorrt, tensorrt_remark = tensorrt_runtime()
     return Capabilities(
         processor=processor_name(),
         cores=usable_cores(),
@@ -78,7 +85,28 @@ def capabilities() -> Capabilities:
         providers=tuple(onnxruntime.get_available_providers()),
         openvino=device is not None,
         openvino_remark=remark,
+        tensorrt=tensorrt,
+        tensorrt_remark=tensorrt_remark,
     )
+
+
+@cache
+def tensorrt_runtime() -> tuple[str, str]:
+    """The name of the TensorRT runtime that can run here, or an empty one and why not.
+
+    TensorRT is imported and the GPU asked only where PyCUDA is installed: neither is free.
+    """
+    if util.find_spec("pycuda") is None:
+        return "", "PyCUDA is not installed"
+    from scanside.engine.cuda import shared_device
+    from scanside.engine.tensorrt.module import require
+
+    try:
+        name = require().runtime
+        shared_device()
+    except ScansideError as error:
+        return "", str(error)
+    return name, ""
 
 
 @cache

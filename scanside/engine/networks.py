@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scanside.engine.onnxruntime import OnnxRuntime, load_runtime
+from scanside.engine.onnxruntime import load_runtime
+from scanside.engine.runtime import Pending, Runtime
 from scanside.engine.triplets import CropRule
 from scanside.errors import EngineError, PackError
 from scanside.exam.planes import Plane
@@ -34,10 +35,16 @@ class Segmenter:
         self.planes = tuple(plane for plane in Plane if plane.value in spec.planes)
         self._graph = graph
         self._how = how
-        self._sessions: dict[tuple[int, int], OnnxRuntime] = {}
+        self._sessions: dict[tuple[int, int], Runtime] = {}
         self._lock = threading.Lock()
 
-    def runtime(self, height: int, width: int) -> OnnxRuntime:
+    @property
+    def runtimes(self) -> tuple[Runtime, ...]:
+        """The sessions made so far."""
+        with self._lock:
+            return tuple(self._sessions.values())
+
+    def runtime(self, height: int, width: int) -> Runtime:
         """The session for sections of this size, made at the first call.
 
         Raises
@@ -49,16 +56,10 @@ class Segmenter:
             session = self._sessions.get((height, width))
             if session is None:
                 dims = {"height": height, "width": width}
-                session = load_runtime(self._graph, dims=dims, name=self.spec.graph, **self._how)
+                session = load_runtime(self._graph, dims=dims, name=self.spec.graph, spec=self.spec, **self._how)
                 _obey(session, self.spec.graph, {self.spec.input: np.uint8}, {self.spec.output: np.uint8})
                 self._sessions[height, width] = session
             return session
-
-    @property
-    def runtimes(self) -> tuple[OnnxRuntime, ...]:
-        """The sessions made so far."""
-        with self._lock:
-            return tuple(self._sessions.values())
 
     def run(self, pixels: NDArray[np.uint8], probability: NDArray[np.uint8]) -> None:
         """Probabilities of `pixels` into `probability`, both uint8 [n, 1, height, width].
@@ -68,8 +69,16 @@ class Segmenter:
         EngineError
             The runtime failed.
         """
+        self.submit(pixels, probability).wait()
+
+    def in_flight(self, pixels: NDArray[np.uint8]) -> int:
+        """How many batches of this size are worth having under way at once; see `Runtime.in_flight`."""
+        return self.runtime(*pixels.shape[2:]).in_flight
+
+    def submit(self, pixels: NDArray[np.uint8], probability: NDArray[np.uint8]) -> Pending:
+        """Start what `run` does; see `Runtime.submit`."""
         session = self.runtime(*pixels.shape[2:])
-        session.run({self.spec.input: pixels}, {self.spec.output: probability})
+        return session.submit({self.spec.input: pixels}, {self.spec.output: probability})
 
     def close(self) -> None:
         """Free all sessions."""
@@ -86,7 +95,7 @@ class Classifier:
         self.spec = spec
         self.rule = CropRule(spec.frames, spec.margin, spec.size, tuple(p for p in Plane if p.value in spec.inputs))
         self._tensors = {plane: spec.inputs[plane.value] for plane in self.rule.planes}
-        self.runtime = load_runtime(graph, network="classifier", name=spec.graph, **how)
+        self.runtime = load_runtime(graph, network="classifier", name=spec.graph, spec=spec, **how)
         outputs = [spec.output] if spec.heatmaps is None else [spec.output, spec.heatmaps]
         _obey(
             self.runtime,
@@ -174,7 +183,7 @@ def require_heatmaps(spec: ClassifierSpec) -> None:
         )
 
 
-def _obey(session: OnnxRuntime, graph: str, inputs: Mapping[str, type], outputs: Mapping[str, type]) -> None:
+def _obey(session: Runtime, graph: str, inputs: Mapping[str, type], outputs: Mapping[str, type]) -> None:
     for kind, specs, wanted in (("inputs", session.inputs, inputs), ("outputs", session.outputs, outputs)):
         found = {spec.name: spec.dtype for spec in specs}
         if found != {name: np.dtype(dtype) for name, dtype in wanted.items()}:

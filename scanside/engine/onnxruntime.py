@@ -12,9 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scanside.engine.capabilities import OPENVINO_PACKAGE, Capabilities, capabilities, openvino_device
-from scanside.engine.runtime import Runtime, TensorSpec
-from scanside.errors import EngineError, NotBuiltError, UsageError
+from scanside.engine.capabilities import (
+    OPENVINO_PACKAGE,
+    Capabilities,
+    capabilities,
+    openvino_device,
+    processor_name,
+)
+from scanside.engine.runtime import DONE, Pending, Runtime, TensorSpec, require_tensors
+from scanside.errors import EngineError, NotBuiltError, ScansideError, UsageError
+from scanside.pack import ClassifierSpec, SegmenterSpec
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
@@ -47,7 +54,8 @@ class Choice:
 def choose(machine: Capabilities, device: str = "auto", precision: str = "auto", network: str = "segmenter") -> Choice:
     """The rule. `precision` auto means fp32 here: what is certified is the predictor's knowledge.
 
-    * ``cuda``: the CUDA provider, or an error. ``auto`` takes CUDA where ONNX Runtime was built with it.
+    * ``cuda``: TensorRT where it and a GPU are there, else ONNX Runtime's CUDA provider, or an error. ``auto`` takes
+      CUDA where ONNX Runtime was built with it.
     * ``bf16`` on a CPU: the OpenVINO plug-in, and only where the processor multiplies bf16 (AMX, AVX512-BF16): three
       times fp32 there; anywhere else it would be emulated.
     * ``fp32`` on a CPU: the OpenVINO plug-in for the segmenter on processors with AVX-512, where it measured 1.07 x the
@@ -68,6 +76,10 @@ def choose(machine: Capabilities, device: str = "auto", precision: str = "auto",
     _known("device", device, DEVICES)
     _known("precision", precision, PRECISIONS)
     wanted = "fp32" if precision == "auto" else precision
+    if device == "cuda" and machine.tensorrt:
+        if wanted == "bf16":
+            raise NotBuiltError("precision bf16 on CUDA is not built yet", expected="fp32, fp16 or int8", found=wanted)
+        return Choice(machine.tensorrt, wanted, "TensorRT and a GPU are here")
     if wanted == "int8" and device != "cuda":
         return _choose_int8(machine)
     if wanted in ("fp16", "int8"):
@@ -90,13 +102,14 @@ def _choose_cuda(machine: Capabilities, precision: str) -> Choice:
         raise EngineError(
             "no usable CUDA provider",
             where="device cuda",
-            expected="an ONNX Runtime built with CUDA",
-            found=", ".join(machine.providers),
-            remedy="install onnxruntime-gpu in place of onnxruntime, or run with device cpu",
+            expected="TensorRT and PyCUDA, or an ONNX Runtime built with CUDA",
+            found=f"{machine.tensorrt_remark or 'no TensorRT'}; providers {', '.join(machine.providers)}",
+            remedy="install scanside[rtx], or onnxruntime-gpu in place of onnxruntime, or run with device cpu",
         )
     if precision != "fp32":
         raise NotBuiltError(f"precision {precision} on CUDA is not built yet", expected="fp32", found=precision)
-    return Choice(CUDA, "fp32", "a CUDA provider is installed")
+    fallbacks = (f"{CUDA} instead of TensorRT: {machine.tensorrt_remark}",) if machine.tensorrt_remark else ()
+    return Choice(CUDA, "fp32", "a CUDA provider is installed", fallbacks)
 
 
 def _choose_bf16(machine: Capabilities) -> Choice:
@@ -138,7 +151,8 @@ def load_runtime(
     dims: Mapping[str, int] | None = None,
     threads: int | None = None,
     name: str = "graph",
-) -> OnnxRuntime:
+    spec: SegmenterSpec | ClassifierSpec | None = None,
+) -> Runtime:
     """Load a self-contained ONNX graph.
 
     Parameters
@@ -154,6 +168,8 @@ def load_runtime(
         Threads of one run; all usable cores if None.
     name : str
         What errors call the graph.
+    spec : SegmenterSpec or ClassifierSpec, optional
+        What the pack says of the network. TensorRT needs it to know its plan; without one it is passed over.
 
     Raises
     ------
@@ -161,8 +177,17 @@ def load_runtime(
         The graph does not load, or what was asked for by name cannot run here.
     """
     machine = capabilities()
-    choice = choose(machine, device, precision, network)
+    choice = choose(machine if spec is not None else replace(machine, tensorrt=""), device, precision, network)
     threads = threads or machine.cores
+    if choice.runtime == machine.tensorrt and spec is not None:
+        from scanside.engine.tensorrt.load import load_tensorrt
+
+        try:
+            return load_tensorrt(graph, spec, precision=choice.precision, dims=dims or {})
+        except ScansideError as error:
+            if choice.precision != "fp32" or not machine.cuda:
+                raise
+            choice = Choice(CUDA, "fp32", "TensorRT cannot run it", (f"{CUDA} instead of {choice.runtime}: {error}",))
     try:
         return OnnxRuntime(graph, choice, dims or {}, threads, name)
     except EngineError as error:
@@ -211,6 +236,14 @@ class OnnxRuntime(Runtime):
         return self.choice.precision
 
     @property
+    def in_flight(self) -> int:
+        return 1
+
+    @property
+    def device_name(self) -> str:
+        return "a CUDA device" if self.choice.runtime == CUDA else processor_name()
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         return self._inputs
 
@@ -222,10 +255,7 @@ class OnnxRuntime(Runtime):
         session = self._session
         if session is None:
             raise EngineError("the runtime is closed", where=self.graph_name)
-        _check(self.graph_name, self._inputs, inputs)
-        _check(self.graph_name, tuple(s for s in self._outputs if s.name in outputs) or self._outputs, outputs)
-        if len({array.shape[0] for array in (*inputs.values(), *outputs.values()) if array.ndim}) > 1:
-            raise EngineError("inputs and outputs differ in batch size", where=self.graph_name)
+        require_tensors(self.graph_name, self._inputs, inputs, self._outputs, outputs)
         try:
             binding = session.io_binding()
             for key, array in inputs.items():
@@ -235,6 +265,10 @@ class OnnxRuntime(Runtime):
             session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise EngineError("the graph failed", where=self.graph_name, found=_message(error)) from error
+
+    def submit(self, inputs: Mapping[str, NDArray], outputs: Mapping[str, NDArray]) -> Pending:
+        self.run(inputs, outputs)
+        return DONE
 
     def close(self) -> None:
         self._session = None
@@ -279,24 +313,6 @@ def _spec(node: Any, graph: str) -> TensorSpec:
         raise EngineError("a tensor of a type the engine does not know", where=f"{graph}: {node.name}", found=node.type)
     shape = tuple(size if isinstance(size, int) else None for size in node.shape)
     return TensorSpec(node.name, np.dtype(_NUMPY_OF[node.type]), shape)
-
-
-def _check(graph: str, specs: tuple[TensorSpec, ...], arrays: Mapping[str, NDArray]) -> None:
-    if {spec.name for spec in specs} != set(arrays):
-        expected = ", ".join(spec.name for spec in specs)
-        raise EngineError("other tensors than the graph's", where=graph, expected=expected, found=", ".join(arrays))
-    for spec in specs:
-        array = arrays[spec.name]
-        fits = len(array.shape) == len(spec.shape) and all(
-            size in (None, n) for size, n in zip(spec.shape, array.shape, strict=True)
-        )
-        if array.dtype != spec.dtype or not fits or not array.flags.c_contiguous:
-            raise EngineError(
-                "a tensor does not fit the graph",
-                where=f"{graph}: {spec.name}",
-                expected=f"C-contiguous {spec.dtype} {list(spec.shape)}",
-                found=f"{array.dtype} {list(array.shape)}",
-            )
 
 
 def _known(what: str, value: str, known: tuple[str, ...]) -> None:

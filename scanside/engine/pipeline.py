@@ -7,7 +7,9 @@ and memory stay fixed. Batches are made by section order alone, so neither timin
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +20,7 @@ from scanside.engine.flow import Channel, Flow, Progress
 from scanside.engine.heatmaps import lesion_heatmap, representative_frame
 from scanside.engine.link import MAX_CANDIDATES, Candidate, Linked, link
 from scanside.engine.networks import Classifier, Segmenter
+from scanside.engine.runtime import Pending
 from scanside.engine.sections import Arrivals, Reformatter, SectionBatch
 from scanside.engine.support import Support
 from scanside.engine.triplets import TripletBatch, triplet_batches
@@ -30,6 +33,7 @@ from scanside.report.model import Lesion, LesionMask
 
 QUEUED_BATCHES = 2
 EXPLANATIONS = ("none", "gradcam")
+MAX_IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
@@ -113,9 +117,7 @@ def find_lesions(
 
     def segment() -> None:
         done = 0
-        for batch in cut:
-            with flow.trace.span("segment", plane=batch.plane.value, first=batch.first, count=batch.count):
-                segmenter.run(batch.pixels, batch.probability)
+        for batch in _segmented(cut, segmenter, flow):
             done += batch.count
             answered.put(batch)
             flow.report("segment", done, reformatter.total)
@@ -161,6 +163,34 @@ def find_lesions(
     flow.stage("classify", classify)
     flow.run()
     return _findings(run, flow, geometry, support.geometry, classifier)
+
+
+def _segmented(cut: Iterable[SectionBatch], segmenter: Segmenter, flow: Flow) -> Iterator[SectionBatch]:
+    """The batches of `cut` with their probabilities, in order. On a GPU the next one is under way before one is given.
+
+    No more than one batch is held back while `cut` is waited for, so buffers for the next ones stay free.
+    """
+    running: deque[tuple[SectionBatch, Pending]] = deque()
+
+    def oldest() -> SectionBatch:
+        batch, pending = running.popleft()
+        pending.wait()
+        return batch
+
+    try:
+        for batch in cut:
+            with flow.trace.span("segment", plane=batch.plane.value, first=batch.first, count=batch.count):
+                running.append((batch, segmenter.submit(batch.pixels, batch.probability)))
+                is_full = len(running) >= min(MAX_IN_FLIGHT, segmenter.in_flight(batch.pixels))
+                finished = oldest() if is_full else None
+            if finished is not None:
+                yield finished
+        while running:
+            yield oldest()
+    finally:
+        for _, pending in running:
+            with suppress(EngineError):  # another error is on its way, or nobody listens any more
+                pending.wait()
 
 
 def _memory_for(volume: Volume) -> Voxels:

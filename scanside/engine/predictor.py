@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import scanside
 from scanside.engine.capabilities import capabilities
 from scanside.engine.flow import Progress
+from scanside.engine.graphs import graph_of
 from scanside.engine.networks import Classifier, Segmenter, require_heatmaps
 from scanside.engine.onnxruntime import choose, return_freed_memory
 from scanside.engine.parity import certified_precision
@@ -121,22 +122,11 @@ class Predictor:
         chosen, remarks = certified_precision(
             spec, machine, device=device, precision=precision, allow_uncertified=allow_uncertified
         )
-        choose(machine, device, chosen)  # refuse before 100 MB of graphs are read
-        self.classifier = Classifier(
-            pack.network_graph("classifier", chosen),
-            spec.classifier,
-            device=device,
-            precision=chosen,
-            threads=self.threads,
-        )
-        self.segmenter = Segmenter(
-            pack.network_graph("segmenter", chosen),
-            spec.segmenter,
-            device=device,
-            precision=chosen,
-            threads=self.threads,
-        )
-        self._machine, self._remarks = machine, remarks
+        runtime = choose(machine, device, chosen).runtime  # refuses before 100 MB of graphs are read
+        how = {"device": device, "precision": chosen, "threads": self.threads}
+        self.classifier = Classifier(graph_of(pack, "classifier", chosen, runtime), spec.classifier, **how)
+        self.segmenter = Segmenter(graph_of(pack, "segmenter", chosen, runtime), spec.segmenter, **how)
+        self._remarks = remarks
 
     @property
     def device(self) -> DeviceRecord:
@@ -146,7 +136,7 @@ class Predictor:
             runtime=" + ".join(dict.fromkeys(runtime.name for runtime in runtimes)),
             precision=self.classifier.runtime.precision,
             policy=self.policy,
-            name=self._machine.processor,
+            name=self.classifier.runtime.device_name,
             fallbacks=tuple(dict.fromkeys((*self._remarks, *(f for r in runtimes for f in r.fallbacks)))),
         )
 

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from scanside.errors import EngineError
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -17,6 +19,19 @@ class TensorSpec:
     name: str
     dtype: np.dtype
     shape: tuple[int | None, ...]
+
+
+class Pending(Protocol):
+    """A run that was started. Its arrays must live, and the outputs must not be read, before `wait` returns."""
+
+    def wait(self) -> None:
+        """Wait until the outputs are filled.
+
+        Raises
+        ------
+        EngineError
+            The run failed.
+        """
 
 
 class Runtime(Protocol):
@@ -29,6 +44,17 @@ class Runtime(Protocol):
     @property
     def precision(self) -> str:
         """The arithmetic really used: fp32, bf16, fp16 or int8."""
+
+    @property
+    def in_flight(self) -> int:
+        """How many runs are worth having under way at once: 1 where `submit` does the work itself."""
+
+    @property
+    def device_name(self) -> str:
+        """The processor or GPU that computes."""
+
+    fallbacks: tuple[str, ...]
+    """What was wanted and not possible, one line each, for the report."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]: ...
@@ -47,5 +73,62 @@ class Runtime(Protocol):
             A tensor of another name, dtype or shape, or a failure inside the runtime.
         """
 
+    def submit(self, inputs: Mapping[str, NDArray], outputs: Mapping[str, NDArray]) -> Pending:
+        """Start what `run` does. A runtime on the processor is done when this returns; one on a GPU goes on working.
+
+        Raises
+        ------
+        EngineError
+            As `run`; a failure that shows later is raised by `Pending.wait`.
+        """
+
     def close(self) -> None:
         """Free the graph. Safe to call twice."""
+
+
+class Done:
+    """A run that is over."""
+
+    def wait(self) -> None:
+        """Nothing is left to wait for."""
+
+
+DONE = Done()
+
+
+def require_tensors(
+    graph: str,
+    inputs: tuple[TensorSpec, ...],
+    given: Mapping[str, NDArray],
+    outputs: tuple[TensorSpec, ...],
+    taken: Mapping[str, NDArray],
+) -> None:
+    """Raise unless `given` are the tensors of `inputs` and `taken` some of `outputs`, of one batch size.
+
+    Raises
+    ------
+    EngineError
+        A tensor of another name, dtype or shape, one that is not C-contiguous, or batches of different sizes.
+    """
+    _require(graph, inputs, given)
+    _require(graph, tuple(spec for spec in outputs if spec.name in taken) or outputs, taken)
+    if len({array.shape[0] for array in (*given.values(), *taken.values()) if array.ndim}) > 1:
+        raise EngineError("inputs and outputs differ in batch size", where=graph)
+
+
+def _require(graph: str, specs: tuple[TensorSpec, ...], arrays: Mapping[str, NDArray]) -> None:
+    if {spec.name for spec in specs} != set(arrays):
+        expected = ", ".join(spec.name for spec in specs)
+        raise EngineError("other tensors than the graph's", where=graph, expected=expected, found=", ".join(arrays))
+    for spec in specs:
+        array = arrays[spec.name]
+        fits = len(array.shape) == len(spec.shape) and all(
+            size in (None, n) for size, n in zip(spec.shape, array.shape, strict=True)
+        )
+        if array.dtype != spec.dtype or not fits or not array.flags.c_contiguous:
+            raise EngineError(
+                "a tensor does not fit the graph",
+                where=f"{graph}: {spec.name}",
+                expected=f"C-contiguous {spec.dtype} {list(spec.shape)}",
+                found=f"{array.dtype} {list(array.shape)}",
+            )

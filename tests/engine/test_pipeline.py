@@ -160,7 +160,7 @@ class Broken:
     "where",
     [
         "scanside.exam.planes.SectionGrid.section_of",
-        "scanside.engine.networks.Segmenter.run",
+        "scanside.engine.networks.Segmenter.submit",
         "scanside.engine.support.Support.add",
         "scanside.engine.support.Support.plane",
         "scanside.engine.triplets.crop",

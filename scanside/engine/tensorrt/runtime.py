@@ -1,0 +1,148 @@
+"""TensorRT as a runtime: a ring of workers over one plan."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Mapping
+
+from scanside.engine.cuda import OutOfDeviceMemory
+from scanside.engine.runtime import Pending, Runtime, TensorSpec, require_tensors
+from scanside.engine.tensorrt.profiles import Shape
+from scanside.engine.tensorrt.session import Engine
+from scanside.engine.tensorrt.worker import Tensors, Worker
+from scanside.errors import EngineError
+
+WORKERS = 2
+SLOTS = 2
+
+
+class TensorRtRuntime(Runtime):
+    """One network at one size on one GPU.
+
+    Parameters
+    ----------
+    engine : Engine
+    precision : str
+        What the plan's graph computes in.
+    dims : mapping
+        Sizes of the free axes after the batch, in the order of the axes: {"height": 96, "width": 256}.
+    remarks : tuple of str
+        What the report should say besides.
+    workers, slots : int
+        Execution contexts, and batches in flight on each.
+
+    Raises
+    ------
+    EngineError
+        The plan does not take this size, TensorRT refuses a step, or the GPU has no room for a single smallest batch.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        precision: str,
+        dims: Mapping[str, int],
+        *,
+        remarks: tuple[str, ...] = (),
+        workers: int = WORKERS,
+        slots: int = SLOTS,
+    ) -> None:
+        self._engine = engine
+        self._precision = precision
+        self._sizes = {spec.name: _sized(spec, tuple(dims.values()), engine.where) for spec in engine.inputs}
+        self._profile = engine.profile_for(self._sizes)
+        self._workers, self.batch = self._made(workers, slots)
+        self._turn = itertools.cycle(self._workers)
+        self._lock = threading.Lock()
+        found = [worker.warm() for worker in self._workers]
+        most = engine.profiles[self._profile].most
+        if self.batch < most:
+            found.append(f"batch {self.batch} instead of {most}: the GPU has no more room")
+        self.fallbacks = (*remarks, *dict.fromkeys(filter(None, found)))
+
+    @property
+    def name(self) -> str:
+        return self._engine.trt.runtime
+
+    @property
+    def precision(self) -> str:
+        return self._precision
+
+    @property
+    def in_flight(self) -> int:
+        return WORKERS
+
+    @property
+    def device_name(self) -> str:
+        return self._engine.device.name
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._specs(self._engine.inputs)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._specs(self._engine.outputs)
+
+    def run(self, inputs: Tensors, outputs: Tensors) -> None:
+        self.submit(inputs, outputs).wait()
+
+    def submit(self, inputs: Tensors, outputs: Tensors) -> Pending:
+        require_tensors(self._engine.where, self.inputs, inputs, self.outputs, outputs)
+        with self._lock:
+            worker = next(self._turn, None)
+        if worker is None:
+            raise EngineError("the runtime is closed", where=self._engine.where)
+        return worker.submit(inputs, outputs)
+
+    def close(self) -> None:
+        with self._lock:
+            workers, self._workers, self._turn = self._workers, [], itertools.cycle([])
+        for worker in workers:
+            worker.close()
+
+    def _made(self, workers: int, slots: int) -> tuple[list[Worker], int]:
+        """The workers, with the profile's largest batch or, where the GPU has no room, one half as large, and so on."""
+        profile = self._engine.profiles[self._profile]
+        batch = profile.most
+        while True:
+            made: list[Worker] = []
+            shapes = {name: (batch, *size[1:]) for name, size in self._sizes.items()}
+            try:
+                for _ in range(workers):
+                    made.append(Worker(self._engine, self._profile, shapes, slots))
+                return made, batch
+            except BaseException as error:
+                for worker in made:
+                    worker.close()
+                if not isinstance(error, OutOfDeviceMemory):
+                    raise
+                if batch <= profile.fewest:
+                    raise EngineError(
+                        "the GPU has no room for a single batch",
+                        where=f"{self._engine.where}: batch {batch} on {self._engine.device.name}",
+                        found=error.found,
+                        remedy="close other programs on the GPU, or run with device cpu",
+                    ) from error
+                batch = max(profile.fewest, batch // 2)
+
+    def _specs(self, specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        """The engine's tensors at this session's size."""
+        return tuple(
+            TensorSpec(s.name, s.dtype, (None, *self._sizes[s.name][1:])) if s.name in self._sizes else s for s in specs
+        )
+
+
+def _sized(spec: TensorSpec, free: tuple[int, ...], where: str) -> Shape:
+    """The input's shape with its free axes after the batch filled in; the batch is -1."""
+    wanted = sum(size is None for size in spec.shape[1:])
+    if wanted != len(free):
+        raise EngineError(
+            "the plan has other free axes than the graph's",
+            where=f"{where}: {spec.name}",
+            expected=len(free),
+            found=wanted,
+        )
+    sizes = iter(free)
+    return (-1, *(next(sizes) if size is None else size for size in spec.shape[1:]))

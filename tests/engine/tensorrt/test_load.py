@@ -1,0 +1,249 @@
+"""From a pack to a running TensorRT network, and `--device cuda`, on a fake module over the stand-in for CUDA."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from scanside.engine import onnxruntime as ort
+from scanside.engine.capabilities import capabilities
+from scanside.engine.flow import Progress
+from scanside.engine.onnxruntime import CUDA, choose
+from scanside.engine.predictor import load
+from scanside.engine.tensorrt.cache import PlanCache
+from scanside.engine.tensorrt.load import load_tensorrt
+from scanside.engine.tensorrt.plans import ensure_plan, key_of, options_of, target_of
+from scanside.engine.tensorrt.profiles import Batch
+from scanside.engine.tensorrt.runtime import TensorRtRuntime
+from scanside.errors import Cancelled, EngineError, NotBuiltError, ParityError
+from scanside.pack import load_pack
+
+if TYPE_CHECKING:
+    from tests.conftest import BlobVolume
+    from tests.engine.tensorrt.conftest import Fake
+
+DIMS = {"height": 64, "width": 160}
+
+
+def built(machine: Fake, cache: PlanCache, pack: Path, *, driver: str = "13.0", batch: Batch | None = None) -> None:
+    """The plans of both networks of `pack`, as `scanside build` makes them."""
+    opened = load_pack(pack)
+    for network in ("segmenter", "classifier"):
+        target = target_of(machine.trt, (8, 6), driver)
+        options = options_of(getattr(opened.manifest, network), batch)
+        graph = opened.graph_bytes(network)
+        key = key_of(machine.trt, target, network, "fp32", graph, options)
+        ensure_plan(machine.trt, cache, key, graph, options, target)
+
+
+def loaded(machine: Fake, cache: PlanCache, pack: Path) -> TensorRtRuntime:
+    opened = load_pack(pack)
+    return load_tensorrt(
+        opened.graph_bytes("segmenter"),
+        opened.manifest.segmenter,
+        precision="fp32",
+        dims=DIMS,
+        cache=cache,
+        trt=machine.trt,
+        device=machine.device,
+    )
+
+
+def test_a_built_plan_runs(fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path) -> None:
+    machine = fake()
+    built(machine, plan_cache, tiny_pack)
+    runtime = loaded(machine, plan_cache, tiny_pack)
+    assert runtime.fallbacks == ()
+    assert runtime.batch == 4
+    assert runtime.inputs[0].shape == (None, 1, 64, 160)
+
+
+def test_full_tensorrt_does_not_build_for_minutes_at_load(
+    fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path
+) -> None:
+    machine = fake()
+    with pytest.raises(EngineError, match="no plan of the segmenter fits here") as caught:
+        loaded(machine, plan_cache, tiny_pack)
+    assert "`scanside build [PACK] --target current --precision fp32`" in str(caught.value)
+    built(machine, plan_cache, tiny_pack, driver="12.9")
+    with pytest.raises(EngineError, match=r"driver 13\.0 \(there: 12\.9\)"):
+        loaded(machine, plan_cache, tiny_pack)
+
+
+def test_rtx_builds_at_load_and_says_why(fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path) -> None:
+    machine = fake(name="tensorrt_rtx")
+    runtime = loaded(machine, plan_cache, tiny_pack)
+    (remark,) = runtime.fallbacks
+    assert remark.startswith("the plan of the segmenter was built at load in ")
+    assert remark.endswith("there was none")
+    assert loaded(machine, plan_cache, tiny_pack).fallbacks == ()
+
+
+def test_kernels_that_rtx_compiled_are_kept_for_the_next_process(
+    fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path
+) -> None:
+    first = fake(name="tensorrt_rtx")
+    loaded(first, plan_cache, tiny_pack)
+    assert first.api.kernels_given == []
+    (file,) = plan_cache.folder.glob("*.kernels")
+    second = fake(name="tensorrt_rtx")  # another device object: another process
+    loaded(second, plan_cache, tiny_pack)
+    assert second.api.kernels_given == [b"kernels of this GPU"]
+    file.write_bytes(file.read_bytes()[:-3])  # truncated: passed over, and written again
+    third = fake(name="tensorrt_rtx")
+    loaded(third, plan_cache, tiny_pack)
+    assert third.api.kernels_given == []
+    assert plan_cache.blob(file.name) == b"kernels of this GPU"
+
+
+def test_a_plan_built_for_other_batches_is_used(
+    fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path
+) -> None:
+    machine = fake()
+    built(machine, plan_cache, tiny_pack, batch=Batch(1, 2, 2))
+    assert loaded(machine, plan_cache, tiny_pack).batch == 2
+
+
+def test_one_engine_serves_all_sizes(fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path) -> None:
+    machine = fake()
+    built(machine, plan_cache, tiny_pack)
+    one, other = loaded(machine, plan_cache, tiny_pack), loaded(machine, plan_cache, tiny_pack)
+    assert one._engine is other._engine
+
+
+# --- `--device cuda` ---
+
+
+@pytest.fixture
+def on_cuda(fake: Callable[..., Fake], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Fake]:
+    """Make this machine one with TensorRT and a GPU."""
+
+    def make(*, providers: tuple[str, ...] = ("CPUExecutionProvider",), **how: object) -> Fake:
+        machine = fake(**how)
+        # Without AVX-512 the processor runs the CPU provider, whose arithmetic the fake engine has too.
+        here = replace(capabilities(), tensorrt=machine.trt.runtime, providers=providers, flags=frozenset())
+        monkeypatch.setattr(ort, "capabilities", lambda: here)
+        monkeypatch.setattr("scanside.engine.predictor.capabilities", lambda: here)
+        monkeypatch.setattr("scanside.engine.tensorrt.load.require", lambda: machine.trt)
+        monkeypatch.setattr("scanside.engine.tensorrt.load.shared_device", lambda: machine.device)
+        monkeypatch.setenv("SCANSIDE_CACHE_DIR", str(tmp_path / "cache"))
+        return machine
+
+    return make
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_an_exam_on_the_gpu_gives_the_findings_of_the_processor(
+    on_cuda: Callable[..., Fake], tiny_pack: Path, blob_volume: BlobVolume, seed: int | None
+) -> None:
+    machine = on_cuda(seed=seed, name="tensorrt_rtx")
+    with load(tiny_pack, device="cuda", threads=2) as on_gpu:
+        found = on_gpu.analyze(blob_volume.volume())
+        assert all(result.passed for result in on_gpu.self_check())
+    with load(tiny_pack, device="cpu", precision="fp32", threads=2) as on_processor:
+        expected = on_processor.analyze(blob_volume.volume())
+    assert found.lesions == expected.lesions
+    assert np.array_equal(found.mask.labels, expected.mask.labels)
+    assert (found.device.runtime, found.device.precision) == ("tensorrt-rtx/cuda", "fp32")
+    assert found.device.name == "stand-in"
+    remarks = " ".join(found.device.fallbacks)
+    assert "the plan of the classifier was built at load" in remarks
+    assert "the plan of the segmenter was built at load" in remarks
+    assert machine.device.launches > 20
+    assert machine.device.used == 0
+
+
+def test_a_stopped_exam_leaves_the_networks_usable(
+    on_cuda: Callable[..., Fake], tiny_pack: Path, blob_volume: BlobVolume
+) -> None:
+    on_cuda(seed=3, name="tensorrt_rtx")
+    cancel = threading.Event()
+
+    def stop(step: Progress) -> None:
+        if step.stage == "segment":
+            cancel.set()
+            threading.Event().wait(0.3)  # the stage is still busy when the stop arrives
+
+    with load(tiny_pack, device="cuda", threads=2) as predictor:
+        with pytest.raises(Cancelled):
+            predictor.analyze(blob_volume.volume(), progress=stop, cancel=cancel)
+        found = predictor.analyze(blob_volume.volume())
+    assert [lesion.malignant for lesion in found.lesions] == [True, False]
+
+
+def test_a_fault_on_the_gpu_ends_the_exam_with_one_error(
+    on_cuda: Callable[..., Fake], tiny_pack: Path, blob_volume: BlobVolume
+) -> None:
+    machine = on_cuda(name="tensorrt_rtx")
+    with load(tiny_pack, device="cuda", threads=2) as predictor:
+        machine.api.fault = True
+        with pytest.raises(EngineError, match=r"work on the GPU failed.*an illegal instruction"):
+            predictor.analyze(blob_volume.volume())
+
+
+def test_golden_cases_catch_a_gpu_that_answers_wrong(
+    on_cuda: Callable[..., Fake], tiny_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = on_cuda(name="tensorrt_rtx")
+    run = machine.api.Runtime
+
+    def wrong(logger: object) -> object:
+        runtime = run(logger)
+        deserialize = runtime.deserialize_cuda_engine
+
+        def changed(plan: bytes) -> object:
+            engine = deserialize(plan)
+            answer = engine.session.run
+            engine.session = type(
+                "Wrong", (), {"run": lambda self, names, given: [a // 2 for a in answer(names, given)]}
+            )()
+            return engine
+
+        runtime.deserialize_cuda_engine = changed
+        return runtime
+
+    monkeypatch.setattr(machine.api, "Runtime", wrong)
+    with pytest.raises(EngineError, match="a golden case came out wrong"):
+        load(tiny_pack, device="cuda")
+
+
+def test_without_a_plan_cuda_is_an_error_with_the_command(on_cuda: Callable[..., Fake], tiny_pack: Path) -> None:
+    on_cuda()
+    with pytest.raises(EngineError, match=r"no plan of the classifier fits here.*scanside build"):
+        load(tiny_pack, device="cuda")
+
+
+def test_auto_stays_on_the_processor(on_cuda: Callable[..., Fake], tiny_pack: Path) -> None:
+    on_cuda(name="tensorrt_rtx")
+    with load(tiny_pack, device="auto", precision="fp32") as predictor:
+        assert predictor.device.runtime.startswith("onnxruntime/")
+
+
+def test_other_precisions_need_a_certificate_and_a_graph(on_cuda: Callable[..., Fake], tiny_pack: Path) -> None:
+    on_cuda(name="tensorrt_rtx")
+    with pytest.raises(ParityError, match="precision fp16 has no parity certificate"):
+        load(tiny_pack, device="cuda", precision="fp16")
+    with pytest.raises(NotBuiltError):
+        load(tiny_pack, device="cuda", precision="bf16")
+
+
+def test_the_rule_of_device_cuda() -> None:
+    machine = replace(capabilities(), tensorrt="", tensorrt_remark="PyCUDA is not installed", providers=())
+    with pytest.raises(EngineError, match=r"no usable CUDA provider.*PyCUDA is not installed"):
+        choose(machine, "cuda")
+    with_ort = replace(machine, providers=("CUDAExecutionProvider",))
+    choice = choose(with_ort, "cuda")
+    assert choice.runtime == CUDA
+    assert choice.fallbacks == (f"{CUDA} instead of TensorRT: PyCUDA is not installed",)
+    with_trt = replace(with_ort, tensorrt="tensorrt/cuda", tensorrt_remark="")
+    assert choose(with_trt, "cuda").runtime == "tensorrt/cuda"
+    assert choose(with_trt, "cuda", "fp16").precision == "fp16"
+    assert choose(with_trt, "auto").runtime == CUDA
+    with pytest.raises(NotBuiltError):
+        choose(with_trt, "cuda", "bf16")

@@ -1,0 +1,314 @@
+"""The TensorRT runtime over the stand-in for CUDA, with work done as late as possible and in random orders."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from scanside.engine.cuda_stand_in import StandInDevice, StandInStream
+from scanside.engine.tensorrt.runtime import TensorRtRuntime
+from scanside.engine.tensorrt.session import Engine
+from scanside.errors import EngineError
+
+if TYPE_CHECKING:
+    from tests.engine.tensorrt.conftest import Fake
+
+DIMS = {"height": 8, "width": 16}
+Answer = Callable[[np.ndarray], np.ndarray]
+Make = Callable[["Fake"], "Engine"]
+
+
+def sections(count: int, seed: int = 1, height: int = 8, width: int = 16) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 1, height, width), np.uint8)
+
+
+def run(runtime: TensorRtRuntime, pixels: np.ndarray) -> np.ndarray:
+    probability = np.full_like(pixels, 77)
+    runtime.run({"pixels": pixels}, {"probability": probability})
+    return probability
+
+
+@pytest.mark.parametrize("seed", [None, *range(8)])
+@pytest.mark.parametrize("count", [1, 4, 11])
+def test_answers_are_those_of_onnx_runtime(
+    fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer, seed: int | None, count: int
+) -> None:
+    runtime = TensorRtRuntime(toy_engine(fake(seed)), "fp32", DIMS)
+    pixels = sections(count)
+    assert np.array_equal(run(runtime, pixels), toy_answer(pixels))
+    assert runtime.fallbacks == ()
+    assert (runtime.name, runtime.precision, runtime.device_name) == ("tensorrt/cuda", "fp32", "stand-in")
+    runtime.close()
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_slots_are_used_again_and_never_early(
+    fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer, seed: int | None
+) -> None:
+    runtime = TensorRtRuntime(toy_engine(fake(seed)), "fp32", DIMS, workers=2, slots=2)
+    batches = [sections(1 + k % 4, seed=k) for k in range(12)]
+    answers = [np.zeros_like(batch) for batch in batches]
+    # Twelve runs in flight over four slots: submitting waits for the oldest slot, which is the back-pressure.
+    pending = [runtime.submit({"pixels": b}, {"probability": a}) for b, a in zip(batches, answers, strict=True)]
+    for one in reversed(pending):
+        one.wait()
+    for batch, answer in zip(batches, answers, strict=True):
+        assert np.array_equal(answer, toy_answer(batch))
+
+
+def test_many_threads_share_it(fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer) -> None:
+    runtime = TensorRtRuntime(toy_engine(fake(5)), "fp32", DIMS)
+    wrong: list[int] = []
+
+    def work(k: int) -> None:
+        for turn in range(4):
+            pixels = sections(3, seed=100 * k + turn)
+            if not np.array_equal(run(runtime, pixels), toy_answer(pixels)):
+                wrong.append(k)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("forgotten", ["computing waits for the copy in", "copying out waits for computing"])
+def test_a_forgotten_wait_shows(
+    fake: Callable[..., Fake],
+    toy_engine: Make,
+    toy_answer: Answer,
+    monkeypatch: pytest.MonkeyPatch,
+    forgotten: str,
+) -> None:
+    """The proof that the stand-in can fail: without an event's wait the answers are wrong."""
+    machine = fake()
+    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS, workers=1)
+    compute, out = list(machine.device.streams.values())[1:3]
+    deaf = compute if forgotten.startswith("computing") else out
+    wait = StandInStream.wait
+    monkeypatch.setattr(StandInStream, "wait", lambda self, event: None if self is deaf else wait(self, event))
+    pixels = sections(11)
+    assert not np.array_equal(run(runtime, pixels), toy_answer(pixels))
+
+
+def test_a_slot_used_too_early_shows(
+    fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = fake()
+    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS, workers=1, slots=1)
+    pixels = sections(11)
+    monkeypatch.setattr("scanside.engine.cuda_stand_in.StandInEvent.synchronize", lambda self: None)
+    assert not np.array_equal(run(runtime, pixels), toy_answer(pixels))
+
+
+def test_fixed_shapes_replay_graphs(fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer) -> None:
+    machine = fake(2)
+    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS, workers=1, slots=2)
+    launches = machine.device.launches
+    assert launches == 2  # the comparison with the plain run, one a slot
+    pixels = sections(9)
+    assert np.array_equal(run(runtime, pixels), toy_answer(pixels))
+    assert machine.device.launches == launches + 3
+
+
+def test_a_graph_that_answers_otherwise_is_left_out(
+    fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer
+) -> None:
+    machine = fake()
+    machine.api.broken_graphs = True
+    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
+    assert runtime.fallbacks == ("no CUDA graph: its answer was not the plain run's",)
+    pixels = sections(5)
+    assert np.array_equal(run(runtime, pixels), toy_answer(pixels))
+
+
+def test_a_capture_that_fails_is_ended_and_left_out(
+    fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = fake()
+    capture = StandInDevice.capture
+
+    def refusing(self: StandInDevice, stream: StandInStream):  # type: ignore[no-untyped-def]
+        machine.api.refuse.add("execute_async_v3")
+        return capture(self, stream)
+
+    monkeypatch.setattr(StandInDevice, "capture", refusing)
+    engine = toy_engine(machine)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "error", lambda what, otherwise: (machine.api.refuse.clear(), EngineError(what))[1])
+        runtime = TensorRtRuntime(engine, "fp32", DIMS)
+    assert runtime.fallbacks[0].startswith("no CUDA graph: the run was refused")
+    assert all(stream.recording is None for stream in machine.device.streams.values())
+    pixels = sections(5)
+    assert np.array_equal(run(runtime, pixels), toy_answer(pixels))
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        ("create_execution_context", "an execution context cannot be made"),
+        ("set_optimization_profile_async", "the profile cannot be chosen"),
+        ("set_input_shape", "the shape of pixels is refused"),
+        ("set_tensor_address", "is refused"),
+        ("execute_async_v3", "the enqueue went wrong"),
+    ],
+)
+def test_every_refused_call_is_an_error(fake: Callable[..., Fake], toy_engine: Make, call: str, text: str) -> None:
+    machine = fake()
+    machine.api.refuse.add(call)
+    with pytest.raises(EngineError, match=text) as caught:
+        TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
+    assert "tensorrt 11.4.0.106, stand-in" in str(caught.value)
+    assert "scanside build" in str(caught.value)
+
+
+def test_a_call_that_throws_is_an_error_too(
+    fake: Callable[..., Fake], toy_engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def throwing(self: object, index: int, stream: int) -> bool:
+        raise RuntimeError("Error in set optimization profile async.")
+
+    machine = fake()
+    engine = toy_engine(machine)
+    monkeypatch.setattr(
+        type(engine._engine.create_execution_context(machine.api.ExecutionContextAllocationStrategy.USER_MANAGED)),
+        "set_optimization_profile_async",
+        throwing,
+    )
+    with pytest.raises(EngineError, match=r"the profile cannot be chosen.*Error in set optimization profile async"):
+        TensorRtRuntime(engine, "fp32", DIMS)
+
+
+def test_a_run_refused_later_leaves_the_runtime_usable(
+    fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer
+) -> None:
+    machine = fake()
+    machine.api.broken_graphs = True  # no graphs: runs are enqueued plainly
+    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS, workers=1)
+    machine.api.refuse.add("execute_async_v3")
+    with pytest.raises(EngineError, match=r"the run was refused.*the enqueue went wrong"):
+        run(runtime, sections(6))
+    machine.api.refuse.clear()
+    pixels = sections(6, seed=9)
+    assert np.array_equal(run(runtime, pixels), toy_answer(pixels))
+
+
+def test_a_fault_on_the_gpu_is_raised_to_whoever_waits(fake: Callable[..., Fake], toy_engine: Make) -> None:
+    machine = fake()
+    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
+    machine.api.fault = True
+    pending = runtime.submit({"pixels": sections(2)}, {"probability": np.zeros((2, 1, 8, 16), np.uint8)})
+    with pytest.raises(EngineError, match=r"work on the GPU failed.*an illegal instruction"):
+        pending.wait()
+    with pytest.raises(EngineError, match="work on the GPU failed"):
+        run(runtime, sections(1))
+
+
+def test_less_memory_means_smaller_batches(fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer) -> None:
+    machine = fake(memory=40_000)
+    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
+    assert runtime.batch == 2
+    assert runtime.fallbacks == ("batch 2 instead of 4: the GPU has no more room",)
+    pixels = sections(7)
+    assert np.array_equal(run(runtime, pixels), toy_answer(pixels))
+    runtime.close()
+    assert machine.device.used == 0
+
+
+def test_no_room_for_one_item_is_one_error(fake: Callable[..., Fake], toy_engine: Make) -> None:
+    machine = fake(memory=9_000)
+    with pytest.raises(EngineError, match="the GPU has no room for a single batch") as caught:
+        TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
+    assert "batch 1 on stand-in" in str(caught.value)
+    assert machine.device.used == 0
+
+
+def test_the_exact_profile_comes_before_the_range(fake: Callable[..., Fake], toy_engine: Make) -> None:
+    engine = toy_engine(fake())
+    assert engine.profile_for({"pixels": (-1, 1, 8, 16)}) == 0
+    assert engine.profile_for({"pixels": (-1, 1, 8, 20)}) == 1
+    with pytest.raises(EngineError, match="no profile of the plan takes this size"):
+        engine.profile_for({"pixels": (-1, 1, 8, 40)})
+
+
+def test_another_size_runs_on_the_range(fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer) -> None:
+    runtime = TensorRtRuntime(toy_engine(fake(1)), "fp32", {"height": 20, "width": 12})
+    pixels = sections(5, height=20, width=12)
+    assert np.array_equal(run(runtime, pixels), toy_answer(pixels))
+
+
+def test_an_output_that_is_not_asked_for_is_not_fetched(
+    fake: Callable[..., Fake], plan_of: Callable[[bytes, list], bytes]
+) -> None:
+    shape = ["batch", 1, "height", "width"]
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["grey"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["grey", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Add", ["grey", "grey"], ["doubled"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "two",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, shape)],
+        [
+            helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["batch"]),
+            helper.make_tensor_value_info("doubled", TensorProto.FLOAT, shape),
+        ],
+        [helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 9
+    machine = fake(4)
+    profiles = [{"pixels": [[1, 1, 8, 16], [4, 1, 8, 16], [4, 1, 8, 16]]}]
+    plan = plan_of(model.SerializeToString(), profiles)
+    runtime = TensorRtRuntime(Engine(machine.trt, machine.device, plan, where="two"), "fp32", DIMS)
+    pixels = sections(6)
+    mean, doubled = np.zeros(6, np.float32), np.zeros((6, 1, 8, 16), np.float32)
+    runtime.run({"pixels": pixels}, {"mean": mean})
+    np.testing.assert_allclose(mean, pixels.mean((1, 2, 3)), rtol=1e-6)
+    runtime.run({"pixels": pixels}, {"doubled": doubled, "mean": mean})
+    np.testing.assert_array_equal(doubled, pixels * np.float32(2))
+    with pytest.raises(EngineError, match="other tensors than the graph's"):
+        runtime.run({"pixels": pixels}, {"other": mean})
+    with pytest.raises(EngineError, match="other tensors than the graph's"):
+        runtime.run({"pixels": pixels}, {})
+
+
+def test_wrong_tensors_and_a_closed_runtime_are_errors(fake: Callable[..., Fake], toy_engine: Make) -> None:
+    machine = fake()
+    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
+    good = sections(2)
+    with pytest.raises(EngineError, match="a tensor does not fit the graph"):
+        runtime.run({"pixels": sections(2, width=20)}, {"probability": good.copy()})
+    with pytest.raises(EngineError, match="differ in batch size"):
+        runtime.run({"pixels": good}, {"probability": sections(3)})
+    runtime.close()
+    runtime.close()
+    assert machine.device.used == 0
+    with pytest.raises(EngineError, match="the runtime is closed"):
+        run(runtime, good)
+
+
+def test_closing_in_another_thread_gives_everything_back(fake: Callable[..., Fake], toy_engine: Make) -> None:
+    machine = fake()
+    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
+    run(runtime, sections(3))
+    closing = threading.Thread(target=runtime.close)
+    closing.start()
+    closing.join()
+    assert machine.device.used == 0
+    assert machine.device.streams == {}
+    assert machine.device.freed_late == 0
+
+
+def test_a_plan_that_tensorrt_refuses_is_one_error(fake: Callable[..., Fake]) -> None:
+    machine = fake()
+    with pytest.raises(EngineError, match="TensorRT refuses the plan"):
+        Engine(machine.trt, machine.device, b"other", where="toy fp32")
