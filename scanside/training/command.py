@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     default.add_argument("--imagenet", type=Path)
     default.add_argument("--out", type=Path, required=True)
     default.add_argument("--seed", type=int, default=0)
-    default.add_argument("--seeds", type=_seeds, default=range(1000, 1072), metavar="FIRST:LAST")
+    default.add_argument("--seeds", type=_seeds, default=range(1000, 1096), metavar="FIRST:LAST")
     default.add_argument("--lesions", type=_pair, default=(2, 9), metavar="FEWEST:MOST")
     default.add_argument("--workers", type=int, default=2)
     default.set_defaults(run=_default)
