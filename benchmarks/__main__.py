@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import busbra, formats, operating_point, phantoms
+from benchmarks import busbra, formats, operating_point, phantoms, policies
+from scanside.console.options import shape_from
 from scanside.errors import ScansideError
 
 RESULTS = Path(__file__).parent / "results"
@@ -40,12 +41,19 @@ def main() -> int:
     table.add_argument("--imagenet", type=Path, required=True, help="folder of ResNet50 weights in the Keras layout")
     table.add_argument("--work", type=Path, required=True, help="folder for weights and checkpoints")
     table.add_argument("--folds", type=seeds, default=range(1, 6), help="FIRST:END")
+    table = tables.add_parser("policies", help="policy confirm against exact on full-size phantoms")
+    table.add_argument("--out", type=Path, default=RESULTS, help="folder for the tables")
+    table.add_argument("--pack", type=Path, default=None, help="pack folder; the shipped one by default")
+    table.add_argument("--seeds", type=seeds, default=range(5100, 5140), help="FIRST:END")
+    table.add_argument("--precision", default="auto", help="as for scanside analyze; uncertified ones run too")
+    table.add_argument("--shape", type=shape_from, default=(318, 600, 800), help="SWEEPxDEPTHxLATERAL")
     arguments = vars(parser.parse_args())
     makers = {
         "phantoms": phantoms.make_table,
         "operating-point": operating_point.make_table,
         "formats": formats.make_table,
         "busbra": busbra.make_table,
+        "policies": policies.make_table,
     }
     make = makers[arguments.pop("table")]
     arguments["out"].mkdir(parents=True, exist_ok=True)
