@@ -36,6 +36,7 @@ EVERY_SLICES = 2
 WINDOW_SIDES = (96, 160)
 """Sides of the windows in pixels; a larger region takes whole sections."""
 MOST_GROWTHS = 3
+"""By the margin, then twice, then four times as far."""
 MOST_REGIONS = 100_000
 _FRAME_MARGIN = 2
 """Frames beyond a window that resampling may touch."""
@@ -127,7 +128,7 @@ class Confirm:
         if not found.any():
             return False
         inside = [np.flatnonzero(found.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-        reach, step = self._smoothing.radius + 1, margin_cells(self._spec)
+        reach, step = self._smoothing.radius + 1, margin_cells(self._spec) << region.grown
         below = tuple(step * (low > 0 and i[0] < reach) for i, low in zip(inside, region.low, strict=True))
         above = tuple(
             step * (high < n and i[-1] >= size - reach)

@@ -21,7 +21,7 @@ from scanside.pack.manifest import SegmenterSpec
 SCORE_MARGIN = 0.05
 """A candidate's mean transverse probability may be this much below the pack's detection score."""
 MARGIN_MM = 4.0
-"""What a region holds beyond its candidate on every side; also how far it grows at a time."""
+"""What a region holds beyond its candidate on every side, at least."""
 
 Index = tuple[int, int, int]
 
