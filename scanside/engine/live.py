@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from scanside.engine.flow import Progress
 from scanside.engine.pipeline import Findings, OnLesions, Run
-from scanside.errors import ExamReadError, UsageError
+from scanside.errors import Cancelled, ExamReadError, UsageError
 from scanside.exam.volume import VolumeInfo
 from scanside.report.model import Report
 
@@ -51,7 +51,6 @@ class Session:
                 "the sweep does not fit in memory", where=info.source, found=f"{info.geometry.bytes} bytes"
             ) from None
         self._predictor = predictor
-        self._cancel = cancel or threading.Event()
         self._run = Run(
             info.geometry,
             self.voxels,
@@ -60,7 +59,7 @@ class Session:
             policy=predictor.policy,
             progress=progress,
             on_lesions=on_lesions,
-            cancel=self._cancel,
+            cancel=cancel,
         )
         self._here = np.zeros(len(self.voxels), bool)
         self._next = 0
@@ -164,7 +163,8 @@ class Session:
     def cancel(self) -> None:
         """End the session without a report; returns when all its threads have ended. Safe at any time."""
         self._closed = True
-        self._cancel.set()
+        if not self._over.is_set():
+            self._run.flow.fail(Cancelled("stopped by the caller", where=self.info.source))
         self._over.wait()
         self._thread.join()
 

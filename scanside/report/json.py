@@ -77,7 +77,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "fallbacks": list(device.fallbacks),
             "sections": {str(plane): int(n) for plane, n in device.sections.items()},
         },
-        "lesions": [_lesion(lesion) for lesion in report.lesions],
+        "lesions": [lesion_json(lesion) for lesion in report.lesions],
         "timing_ms": {
             "total": _rounded(report.timing_ms.total, MS_DIGITS),
             "stages": {str(k): _rounded(v, MS_DIGITS) for k, v in report.timing_ms.stages.items()},
@@ -167,7 +167,8 @@ def box_from_json(data: Mapping[str, Any], kind: type = float) -> Box:
     return Box(_three(data["min"], kind), _three(data["max"], kind))
 
 
-def _lesion(lesion: Lesion) -> dict[str, Any]:
+def lesion_json(lesion: Lesion) -> dict[str, Any]:
+    """One entry of `lesions`."""
     return {
         "id": int(lesion.id),
         "box_mm": box_json(lesion.box_mm, whole=False),

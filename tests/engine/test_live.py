@@ -263,6 +263,14 @@ def test_leaving_without_finish_cancels(either: Predictor, blob_volume: BlobVolu
         session.finish()
 
 
+def test_a_finished_session_leaves_the_callers_event_alone(either: Predictor, blob_volume: BlobVolume) -> None:
+    cancel = threading.Event()
+    swept(either, blob_volume, cancel=cancel)
+    with either.start(geometry_of(blob_volume), cancel=cancel):
+        pass
+    assert not cancel.is_set()
+
+
 def test_frames_from_several_threads(either: Predictor, blob_volume: BlobVolume) -> None:
     def push(session: Session, first: int) -> None:
         for k in range(first, 24, 4):
