@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import busbra, formats, operating_point, phantoms, policies
+from benchmarks import busbra, formats, live, operating_point, phantoms, policies, soak
 from scanside.console.options import shape_from
 from scanside.errors import ScansideError
 
@@ -41,12 +41,26 @@ def main() -> int:
     table.add_argument("--imagenet", type=Path, required=True, help="folder of ResNet50 weights in the Keras layout")
     table.add_argument("--work", type=Path, required=True, help="folder for weights and checkpoints")
     table.add_argument("--folds", type=seeds, default=range(1, 6), help="FIRST:END")
-    table = tables.add_parser("policies", help="policy confirm against exact on full-size phantoms")
-    table.add_argument("--out", type=Path, default=RESULTS, help="folder for the tables")
-    table.add_argument("--pack", type=Path, default=None, help="pack folder; the shipped one by default")
-    table.add_argument("--seeds", type=seeds, default=range(5100, 5140), help="FIRST:END")
-    table.add_argument("--precision", default="auto", help="as for scanside analyze; uncertified ones run too")
-    table.add_argument("--shape", type=shape_from, default=(318, 600, 800), help="SWEEPxDEPTHxLATERAL")
+    for name, text in (
+        ("policies", "policy confirm against exact on full-size phantoms"),
+        ("live", "seconds from the last frame of a sweep in real time to its report"),
+        ("soak", "memory, threads and files over many exams in one process"),
+    ):
+        table = tables.add_parser(name, help=text)
+        table.add_argument("--out", type=Path, default=RESULTS, help="folder for the tables")
+        table.add_argument("--pack", type=Path, default=None, help="pack folder; the shipped one by default")
+        table.add_argument("--precision", default="auto", help="as for scanside analyze")
+        table.add_argument("--shape", type=shape_from, default=(318, 600, 800), help="SWEEPxDEPTHxLATERAL")
+        if name == "soak":
+            table.add_argument("--exams", type=int, default=300)
+        else:
+            first = 5100 if name == "policies" else 5200
+            table.add_argument("--seeds", type=seeds, default=range(first, first + (40 if name == "policies" else 3)))
+        if name != "policies":
+            table.add_argument("--policy", choices=("exact", "confirm"), default="confirm")
+        if name == "live":
+            rates = (live.STANDARD_RATE, 4 * live.STANDARD_RATE)
+            table.add_argument("--rates", type=float, nargs="+", default=rates, help="frames a second")
     arguments = vars(parser.parse_args())
     makers = {
         "phantoms": phantoms.make_table,
@@ -54,6 +68,8 @@ def main() -> int:
         "formats": formats.make_table,
         "busbra": busbra.make_table,
         "policies": policies.make_table,
+        "live": live.make_table,
+        "soak": soak.make_table,
     }
     make = makers[arguments.pop("table")]
     arguments["out"].mkdir(parents=True, exist_ok=True)

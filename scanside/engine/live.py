@@ -84,6 +84,11 @@ class Session:
         """How many frames have not come yet."""
         return int((~self._here).sum())
 
+    @property
+    def looked_at(self) -> dict[str, int]:
+        """How many sections of each plane have been answered so far."""
+        return {plane.value: n for plane, n in self._run.sections.items()}
+
     def push(self, frame: NDArray[np.uint8], index: int | None = None) -> None:
         """Take one frame; it is copied, so the caller may use its memory again.
 

@@ -136,6 +136,11 @@ class Run:
         self._linked: Linked | None = None
         self._frame_probabilities: dict[Box, NDArray[np.float32]] = {}
 
+    @property
+    def sections(self) -> dict[Plane, int]:
+        """How many sections of each plane have been answered so far."""
+        return dict(self._looking.sections)
+
     def execute(self, decode: Callable[[], None]) -> Findings:
         """Run all stages. `decode` has a thread too, and returns when every frame is in `voxels` and marked.
 
@@ -237,7 +242,7 @@ class Run:
             busy_ms=trace.busy_ms(),
             total_ms=trace.total_ms,
             trace=trace.events(),
-            sections=dict(self._looking.sections),
+            sections=self.sections,
         )
 
 

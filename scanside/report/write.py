@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -153,9 +154,24 @@ def _fill(folder: Path, report: Report, voxels: Voxels, target: Path, cancel: Ev
 
     with output_errors(target):
         (folder / "pictures").mkdir()
-        write(OVERVIEW, png(overview_picture(report, voxels)))
+        jobs: list[Callable[[], object]] = [
+            lambda: masks_nrrd(folder / "masks.nrrd", report.mask, report.geometry, cancel=cancel),
+            lambda: write(OVERVIEW, png(overview_picture(report, voxels))),
+        ]
         for lesion in report.lesions:
-            write(_picture_path(lesion), png(lesion_picture(report, lesion, voxels)))
-        masks_nrrd(folder / "masks.nrrd", report.mask, report.geometry, cancel=cancel)
+            jobs.append(lambda one=lesion: write(_picture_path(one), png(lesion_picture(report, one, voxels))))  # type: ignore[misc]
+        _do_all(jobs)
         write("trace.json", trace.encode())
         write("report.json", text.encode("utf-8", "replace"))
+
+
+def _do_all(jobs: Sequence[Callable[[], object]]) -> None:
+    """Do independent jobs side by side: packing and drawing leave the interpreter alone. The first error is raised."""
+    with ThreadPoolExecutor(min(len(jobs), os.cpu_count() or 1), thread_name_prefix="scanside-write") as pool:
+        running = [pool.submit(job) for job in jobs]
+        try:
+            for job in running:
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

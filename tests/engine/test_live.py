@@ -137,11 +137,11 @@ def test_little_is_left_to_do_after_the_last_frame(confirming: Predictor) -> Non
         for frame in frames[:-1]:
             session.push(frame)
         assert told.wait(30)
-        before = dict(session._run._looking.sections)
+        before = session.looked_at
         session.push(frames[-1])
         report = session.finish()
     assert before["sagittal"] > 0
-    late = {plane: n - before.get(plane, 0) for plane, n in report.device.sections.items()}  # type: ignore[call-overload]
+    late = {plane: n - before.get(plane, 0) for plane, n in report.device.sections.items()}
     assert late["sagittal"] <= report.device.sections["sagittal"] / 2 + 1
 
 
