@@ -73,7 +73,7 @@ def make_table(
 
 
 def summarise(rows: list[dict[str, Any]], digests: dict[int, set[str]]) -> dict[str, Any]:
-    """Slope of memory over the exams after the warm-up, what was left over, and how many different reports there were."""
+    """Slope of memory after the warm-up, what was left over, and how many different reports one exam had."""
     counted = rows[min(WARM_UP, len(rows) // 2) :]
     slope = np.polyfit([row["exam"] for row in counted], [row["resident_mb"] for row in counted], 1)[0]
     return {

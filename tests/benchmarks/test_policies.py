@@ -5,11 +5,16 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from benchmarks import live, policies, soak
 from scanside.errors import UsageError
+
+if TYPE_CHECKING:
+    from tests.conftest import BlobVolume
 
 SMALL = (40, 60, 80)
 
@@ -68,9 +73,23 @@ def test_a_sweep_in_real_time(tiny_pack: Path, tmp_path: Path) -> None:
     assert 0 <= int(row["sections_after_last_frame"]) <= int(row["sections"])
 
 
-def test_a_short_soak_leaves_nothing_and_repeats_itself(tiny_pack: Path, tmp_path: Path) -> None:
-    soak.make_table(9, tmp_path, tiny_pack, "fp32", "confirm", SMALL)
+def test_a_short_soak_leaves_nothing_and_repeats_itself(
+    tiny_pack: Path, tmp_path: Path, blob_volume: BlobVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exam = SimpleNamespace(voxels=blob_volume.voxels, geometry=blob_volume.volume().geometry)
+    monkeypatch.setattr(soak, "make_phantom", lambda seed, shape: exam)
+    monkeypatch.setattr(soak, "PHANTOMS", 1)
+    soak.make_table(4, tmp_path, tiny_pack, "fp32", "confirm", SMALL)
     summary = json.loads((tmp_path / "soak.json").read_text())
     assert summary["threads_more"] == summary["open_files_more"] == 0
     assert summary["different_reports_an_exam"] == 1
-    assert summary["exams"] == 9
+    assert summary["exams"] == 4
+
+
+def test_the_soak_summary_by_hand() -> None:
+    rows = [{"exam": i, "resident_mb": 100 + 0.5 * i, "threads": 3 + (i == 39), "open_files": 7} for i in range(40)]
+    summary = soak.summarise(rows, {0: {"a"}, 1: {"b", "c"}})
+    assert summary["resident_mb_per_100_exams"] == 50
+    assert summary["threads_more"] == 1
+    assert summary["open_files_more"] == 0
+    assert summary["different_reports_an_exam"] == 2
