@@ -226,6 +226,7 @@ class Flow:
             for _ in self._threads:
                 while not self._ended.acquire(timeout=_POLL_S):
                     self._heed_cancel()
+            self._heed_cancel()  # a stop asked for during the last step counts
         except BaseException as interrupt:  # Ctrl-C arrives here, in the caller's thread
             self.fail(interrupt)
         for thread in self._threads:
