@@ -38,6 +38,7 @@ WINDOW_SIDES = (96, 160)
 MOST_GROWTHS = 3
 """By the margin, then twice, then four times as far."""
 MOST_REGIONS = 100_000
+_FRAMES_POLL_S = 0.02
 _FRAME_MARGIN = 2
 """Frames beyond a window that resampling may touch."""
 
@@ -71,11 +72,21 @@ class Confirm:
                 cut.put(batch)
 
         def regions() -> None:
-            for look in self._asked:
-                arrivals.wait_range(*look.frames)
-                for window in look.windows:
-                    for batch in self._reformatter.cut(voxels, window, arrivals):
-                        cut.put(batch)
+            waiting: list[Look] = []
+            while True:
+                look = self._asked.poll() if waiting else self._asked.get()
+                if look is not None:
+                    waiting.append(look)
+                elif not waiting:
+                    return
+                here = next((look for look in waiting if arrivals.has(*look.frames)), None)
+                if here is not None:
+                    waiting.remove(here)
+                    for window in here.windows:
+                        for batch in self._reformatter.cut(voxels, window, arrivals):
+                            cut.put(batch)
+                elif look is None:
+                    self._flow.stopping.wait(_FRAMES_POLL_S)
 
         self._flow.stage("reformat", transverse)
         self._flow.stage("regions", regions, closes=cut)  # ends last: it is closed when nothing is asked any more

@@ -90,6 +90,11 @@ class Arrivals:
         """Wait for frame `k`."""
         self._wait(lambda: bool(self._here[k]))
 
+    def has(self, first: int, end: int) -> bool:
+        """Whether the frames `first` to `end`, the last not included, are in place."""
+        with self._changed:
+            return bool(self._here[first:end].all())
+
     def wait_range(self, first: int, end: int) -> None:
         """Wait for the frames `first` to `end`, the last not included."""
         self._wait(lambda: bool(self._here[first:end].all()))

@@ -145,6 +145,27 @@ def test_little_is_left_to_do_after_the_last_frame(confirming: Predictor) -> Non
     assert late["sagittal"] <= report.device.sections["sagittal"] / 2 + 1
 
 
+def test_a_region_that_waits_for_frames_holds_up_no_other(confirming: Predictor) -> None:
+    voxels = np.full((250, 40, 180), 50, np.uint8)
+    voxels[8:22, 6:30, 4:176] = 150  # too wide for a window: its sections need every frame
+    voxels[60:70, 10:20, 90:104] = 235
+    volume, told = Volume.from_array(voxels, (1.0, 1.0, 1.0)), threading.Event()
+
+    def on_lesions(lesions: tuple[Lesion, ...]) -> None:
+        if any(lesion.malignant for lesion in lesions):
+            told.set()
+
+    with confirming.start(volume.geometry, on_lesions=on_lesions) as session:
+        for k in range(200):
+            session.push(voxels[k])
+        assert told.wait(30)
+        for k in range(200, 250):
+            session.push(voxels[k])
+        report = session.finish()
+    assert len(report.lesions) == 2
+    assert_same(report, confirming.analyze(volume))
+
+
 # --- faults ---
 
 
