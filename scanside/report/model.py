@@ -75,7 +75,8 @@ class PackRecord:
 class DeviceRecord:
     """What really ran: e.g. runtime "onnxruntime/cpu", precision "fp32", policy "exact", name "AMD EPYC".
 
-    `sections` counts the sections that were looked at, by plane.
+    `sections` counts the sections that were looked at, by plane; under ``confirm`` one seen through two windows counts
+    twice.
     """
 
     runtime: str
