@@ -14,12 +14,16 @@ from benchmarks import (
     coverage,
     evaluation,
     formats,
+    live,
     operating_point,
     paper,
     phantoms,
     plans,
+    policies,
     sensitivity,
+    soak,
 )
+from scanside.console.options import shape_from
 from scanside.errors import ScansideError
 
 RESULTS = Path(__file__).parent / "results"
@@ -105,6 +109,26 @@ def main() -> int:
             table.add_argument("--repetitions", type=int, default=repetitions)
     add_cohort_tables(tables.add_parser("cohort-tables", help="the paper's Tables 2 and 3 on phantom lesions"))
     add_sensitivity(tables)
+    for name, text in (
+        ("policies", "policy confirm against exact on full-size phantoms"),
+        ("live", "seconds from the last frame of a sweep in real time to its report"),
+        ("soak", "memory, threads and files over many exams in one process"),
+    ):
+        table = tables.add_parser(name, help=text)
+        table.add_argument("--out", type=Path, default=RESULTS, help="folder for the tables")
+        table.add_argument("--pack", type=Path, default=None, help="pack folder; the shipped one by default")
+        table.add_argument("--precision", default="auto", help="as for scanside analyze")
+        table.add_argument("--shape", type=shape_from, default=(318, 600, 800), help="SWEEPxDEPTHxLATERAL")
+        if name == "soak":
+            table.add_argument("--exams", type=int, default=300)
+        else:
+            first = 5100 if name == "policies" else 5200
+            table.add_argument("--seeds", type=seeds, default=range(first, first + (40 if name == "policies" else 3)))
+        if name != "policies":
+            table.add_argument("--policy", choices=("exact", "confirm"), default="confirm")
+        if name == "live":
+            rates = (live.STANDARD_RATE, 4 * live.STANDARD_RATE)
+            table.add_argument("--rates", type=float, nargs="+", default=rates, help="frames a second")
     arguments = vars(parser.parse_args())
     makers: dict[str, Callable[..., None]] = {
         "phantoms": phantoms.make_table,
@@ -117,6 +141,9 @@ def main() -> int:
         "paper": paper.make_table,
         "plans": plans.make_table,
         "sensitivity": make_sensitivity,
+        "policies": policies.make_table,
+        "live": live.make_table,
+        "soak": soak.make_table,
     }
     make = makers[arguments.pop("table")]
     arguments["out"].mkdir(parents=True, exist_ok=True)

@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scanside.engine.flow import Progress
+    from scanside.engine.live import Session
     from scanside.engine.predictor import Predictor, Study, load
     from scanside.exam.open import open_exam
     from scanside.report.model import Report
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "Progress", "Report", "Study", "__version__", "load", "open_exam"]
+__all__ = ["Predictor", "Progress", "Report", "Session", "Study", "__version__", "load", "open_exam"]
 
 _HOME = {
     "Predictor": "scanside.engine.predictor",
     "Progress": "scanside.engine.flow",
     "Report": "scanside.report.model",
+    "Session": "scanside.engine.live",
     "Study": "scanside.engine.predictor",
     "load": "scanside.engine.predictor",
     "open_exam": "scanside.exam.open",

@@ -16,7 +16,6 @@ NOT_BUILT = {
     "export": "export trained networks to a pack",
     "bench": "measure time and memory",
     "parity": "certify a precision against the PyTorch reference",
-    "live": "analyse a sweep while it arrives",
 }
 
 # Plain help: the coloured kind alone would take more than the time `scanside --help` may take.
@@ -152,6 +151,9 @@ PackOption = Annotated[
     Path | None, typer.Option("--pack", metavar="PACK", help="A model pack; the shipped one if absent.")
 ]
 DeviceOption = Annotated[Device, typer.Option(help="cuda without a usable GPU is an error, never a silent CPU run.")]
+PolicyOption = Annotated[
+    Policy, typer.Option(help="exact looks at every section; confirm at other planes only where transverse ones hint.")
+]
 PrecisionOption = Annotated[Precision, typer.Option(help="auto is what this machine runs fastest with a certificate.")]
 
 
@@ -231,6 +233,7 @@ Examples:
   scanside analyze study/ --out result                    every volume of a study
   scanside analyze DATA_100.nrrd --out result --spacing 0.47,0.07,0.2
   scanside analyze exam.dcm --out result --heatmaps       and where the classifier looked
+  scanside analyze exam.dcm --out result --policy confirm
   scanside analyze exam.dcm --out result --json --quiet | jq '.lesions[].probability'
 """
 )
@@ -240,7 +243,7 @@ def analyze(
     pack: PackOption = None,
     device: DeviceOption = Device.auto,
     precision: PrecisionOption = Precision.auto,
-    policy: Annotated[Policy, typer.Option(help="exact looks at every section.")] = Policy.exact,
+    policy: PolicyOption = Policy.exact,
     spacing: SpacingOption = None,
     allow_uncertified: Annotated[
         bool, typer.Option("--allow-uncertified", help="Run a precision without a parity certificate.")
@@ -285,6 +288,58 @@ def analyze(
     tables.print_outcome(outcome, json=json)
     typer.echo(NOTICE, err=json)
     require_all_analyzed(outcome)
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  scanside live incoming/ --out result --frames 318           a folder that fills with DICOM files
+  scanside live incoming/ --out result --frames 318 --spacing 0.53,0.1,0.19         ... with PNG files
+  scanner-export | scanside live - --out result --json        raw frames on standard input
+A raw stream is one line of JSON, {"shape": [318, 600, 800], "spacing_mm": [0.53, 0.1, 0.19]}, then the frames.
+A file called `end` ends a folder's sweep. The exit code is 3 when frames are missing; the report says so too.
+"""
+)
+def live(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder that fills, or - for standard input.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the report.")],
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Frames of the sweep, where the source does not say.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds of silence after which the sweep is over.")] = 10.0,
+    pack: PackOption = None,
+    device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.auto,
+    policy: PolicyOption = Policy.confirm,
+    spacing: SpacingOption = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON line an event on stdout.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Analyse a sweep while the scanner makes it.
+
+    Findings appear as the sweep passes them, and the report is written after the last frame.
+    """
+    import scanside
+    from scanside.console.live import LiveLines, LiveTable
+    from scanside.console.options import spacing_from
+    from scanside.console.stop import Stop
+    from scanside.exam.incoming import opener
+    from scanside.live import live_to_folder, require_complete
+
+    spacing_mm = spacing_from(spacing)
+    with Stop() as stop, LiveLines() if json else LiveTable(quiet=quiet) as shown:
+        predictor = scanside.load(pack, device=device.value, precision=precision.value, policy=policy.value)
+        outcome = live_to_folder(
+            predictor,
+            opener(source, frames=frames, spacing_mm=spacing_mm, timeout_s=timeout, cancel=stop.event),
+            out,
+            progress=shown.on_progress,
+            on_lesions=shown.on_lesions,
+            cancel=stop.event,
+        )
+        shown.on_report(outcome.report)
+    typer.echo(NOTICE, err=json)
+    require_complete(outcome)
 
 
 @app.command(

@@ -64,12 +64,12 @@ def test_version(run: Run) -> None:
 
 def test_help_names_every_verb_and_the_notice(run: Run) -> None:
     text = run("--help").stdout
-    for verb in ("demo", "analyze", "inspect", "phantom", "doctor", "pack", "evaluate", *NOT_BUILT):
+    for verb in ("demo", "analyze", "live", "inspect", "phantom", "doctor", "pack", "evaluate", *NOT_BUILT):
         assert verb in text
     assert NOTICE in " ".join(text.split())
 
 
-@pytest.mark.parametrize("verb", ["demo", "analyze", "inspect", "phantom", "evaluate", "build"])
+@pytest.mark.parametrize("verb", ["demo", "analyze", "live", "inspect", "phantom", "evaluate", "build"])
 def test_the_help_of_a_verb_has_examples(run: Run, verb: str) -> None:
     result = run(verb, "--help")
     assert result.exit_code == 0
@@ -359,9 +359,7 @@ def test_cuda_without_a_gpu(
     assert nothing_left(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "words"), [("--policy", "confirm", "confirm"), ("--precision", "fp16", "fp16")]
-)
+@pytest.mark.parametrize(("option", "value", "words"), [("--precision", "fp16", "fp16")])
 def test_what_analyze_cannot_do_yet(
     run: Run, tmp_path: Path, exam: Path, tiny_pack: Path, option: str, value: str, words: str
 ) -> None:

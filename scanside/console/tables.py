@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scanside.evaluation.result import Evaluation
     from scanside.exam.inspect import InspectRow
     from scanside.pack import GoldenResult, Pack
-    from scanside.report.model import Report
+    from scanside.report.model import Lesion, Report
     from scanside.report.tables import Study
 
 _WIDTH_WHEN_PIPED = 120
@@ -62,13 +62,11 @@ def _class(malignant: bool) -> str:
     return "[red]malignant[/red]" if malignant else "[green]benign[/green]"
 
 
-def print_findings(report: Report) -> None:
-    """The lesions of one volume, the most suspicious first as the report lists them, and what ran."""
-    console = _console()
+def lesion_table(lesions: Sequence[Lesion], title: str) -> Table:
+    """One row a lesion, in the order given."""
     columns = ("lesion", "finding", "probability", "detection", "size mm", "centre mm", "planes seen")
-    title = "sweep, depth, lateral in mm"
     table = _table(title, columns, right=("lesion", "probability", "detection"))
-    for lesion in report.lesions:
+    for lesion in lesions:
         table.add_row(
             str(lesion.id),
             _class(lesion.malignant),
@@ -78,19 +76,31 @@ def print_findings(report: Report) -> None:
             _point(lesion.centroid_mm),
             " ".join(lesion.planes_seen),
         )
+    return table
+
+
+def print_findings(report: Report) -> None:
+    """The lesions of one volume, the most suspicious first as the report lists them, and what ran."""
+    console = _console()
     if report.lesions:
-        console.print(table)
+        console.print(lesion_table(report.lesions, "sweep, depth, lateral in mm"))
     else:
         console.print("no lesions found")
     console.print(_ran(report), markup=False)
-    for warning in (*report.exam.warnings, *report.device.fallbacks):
+    exam = report.exam
+    if not exam.complete:
+        came = exam.shape[0] - exam.missing_frames
+        console.print(f"INCOMPLETE: {came} of {exam.shape[0]} frames were analysed", markup=False)
+    for warning in (*exam.warnings, *report.device.fallbacks):
         console.print(f"warning: {warning}", markup=False)
 
 
 def _ran(report: Report) -> str:
     device = report.device
     seconds = report.timing_ms.total / 1000
-    return f"{device.runtime} {device.precision}, policy {device.policy}, {seconds:.1f} s on {device.name}"
+    sections = sum(device.sections.values())
+    policy = f"policy {device.policy} ({sections} sections)"
+    return f"{device.runtime} {device.precision}, {policy}, {seconds:.1f} s on {device.name}"
 
 
 def print_inspection(rows: Sequence[InspectRow], *, json: bool) -> None:

@@ -102,14 +102,16 @@ class Channel(Generic[T]):
             self._items.append(item)
             self._changed.notify_all()
 
-    def take(self) -> T:
-        """The next item, waiting for one. Only for channels that are never closed (pools)."""
+    def get(self) -> T | None:
+        """The next item, waiting for one; None once the channel is closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._flow.stopping.is_set() or bool(self._items))
-            self._flow.check()
-            item = self._items.popleft()
-            self._changed.notify_all()
-            return item
+            self._changed.wait_for(lambda: self._flow.stopping.is_set() or bool(self._items) or self._closed)
+            return self._pop()
+
+    def poll(self) -> T | None:
+        """The next item if there is one now."""
+        with self._changed:
+            return self._pop()
 
     def close(self) -> None:
         """Say that no more items come."""
@@ -122,15 +124,16 @@ class Channel(Generic[T]):
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[T]:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._flow.stopping.is_set() or bool(self._items) or self._closed)
-                self._flow.check()
-                if not self._items:
-                    return
-                item = self._items.popleft()
-                self._changed.notify_all()
+        while (item := self.get()) is not None:
             yield item
+
+    def _pop(self) -> T | None:
+        self._flow.check()
+        if not self._items:
+            return None
+        item = self._items.popleft()
+        self._changed.notify_all()
+        return item
 
 
 class Flow:
@@ -165,7 +168,7 @@ class Flow:
         return channel
 
     def on_stop(self, wake: Callable[[], None]) -> None:
-        """Call `wake` when the run stops, so that whoever waits looks at `stopping`. Before `run` only."""
+        """Call `wake` when the run stops, so that whoever waits looks at `stopping`. Before anybody waits."""
         self._wakers.append(wake)
 
     def stage(self, name: str, work: Callable[[], None], closes: Channel[Any] | None = None) -> None:
@@ -191,7 +194,7 @@ class Flow:
             if self._error is None:
                 self._error = error
         self.stopping.set()
-        for wake in self._wakers:
+        for wake in tuple(self._wakers):
             wake()
 
     def check(self) -> None:
@@ -223,6 +226,7 @@ class Flow:
             for _ in self._threads:
                 while not self._ended.acquire(timeout=_POLL_S):
                     self._heed_cancel()
+            self._heed_cancel()  # a stop asked for during the last step counts
         except BaseException as interrupt:  # Ctrl-C arrives here, in the caller's thread
             self.fail(interrupt)
         for thread in self._threads:

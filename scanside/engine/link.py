@@ -126,12 +126,12 @@ def link(
 
 def label_objects(fused: NDArray[np.uint8], level: int, maps: tuple[NDArray[np.uint8], ...] = ()) -> Objects:
     """Connected 3-D objects of voxels >= `level`: by side or corner inside a section, by face across sections."""
-    sections = [components(section, level) for section in fused]
+    linker = Linker(level)
+    sections = [linker.add(section) for section in fused]
     starts = np.concatenate([[0], np.cumsum([len(c) for c in sections])]).astype(np.int64)
-    total = int(starts[-1])
-    roots = _roots(total, [_overlaps(*pair) for pair in _neighbours(sections, starts)])
+    roots = linker.roots()
     _, object_of = np.unique(roots, return_inverse=True)
-    count = int(object_of.max()) + 1 if total else 0
+    count = int(object_of.max()) + 1 if len(roots) else 0
 
     rows, columns = (axis.astype(np.float64) for axis in np.indices(fused.shape[1:]))
     boxes = np.empty((count, 2, 3), np.int64)
@@ -153,12 +153,41 @@ def label_objects(fused: NDArray[np.uint8], level: int, maps: tuple[NDArray[np.u
     return Objects(labels, boxes, voxels, sums)
 
 
-def _neighbours(sections: list[Components], starts: NDArray[np.int64]) -> list[tuple[Components, int, Components, int]]:
-    return [
-        (sections[k], int(starts[k]), sections[k + 1], int(starts[k + 1]))
-        for k in range(len(sections) - 1)
-        if len(sections[k]) and len(sections[k + 1])
-    ]
+class Linker:
+    """Union-find over the components of sections that come in sweep order; components count through all sections."""
+
+    def __init__(self, level: int) -> None:
+        self._level = level
+        self._parent: list[int] = []
+        self._last: Components | None = None
+
+    def add(self, section: NDArray[np.uint8]) -> Components:
+        """The components of the next section; they are one object with those of the section before they overlap."""
+        found = components(section, self._level)
+        start = len(self._parent)
+        self._parent.extend(range(start, start + len(found)))
+        if self._last is not None and len(self._last) and len(found):
+            for a, b in _overlaps(self._last, start - len(self._last), found, start).tolist():
+                a, b = self._root(a), self._root(b)
+                self._parent[max(a, b)] = min(a, b)
+        self._last = found
+        return found
+
+    def roots(self) -> NDArray[np.int64]:
+        """For each component the smallest number among those it is linked with."""
+        return np.array([self._root(i) for i in range(len(self._parent))], np.int64)
+
+    @property
+    def open(self) -> int:
+        """How many components, the last ones, may still be linked with what comes."""
+        return 0 if self._last is None else len(self._last)
+
+    def _root(self, i: int) -> int:
+        parent = self._parent
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
 
 
 def _overlaps(a: Components, a_start: int, b: Components, b_start: int) -> NDArray[np.int64]:
@@ -168,20 +197,3 @@ def _overlaps(a: Components, a_start: int, b: Components, b_start: int) -> NDArr
     of_b = b.labels.ravel()[both].astype(np.int64) - 1
     pairs = np.unique(of_a * len(b) + of_b)
     return np.stack([pairs // len(b) + a_start, pairs % len(b) + b_start], axis=1)
-
-
-def _roots(count: int, pairs: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Union-find: for each component the smallest number among those it is linked with."""
-    parent = list(range(count))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for block in pairs:
-        for a, b in block.tolist():
-            a, b = root(a), root(b)
-            parent[max(a, b)] = min(a, b)
-    return np.array([root(i) for i in range(count)], np.int64)

@@ -1,44 +1,56 @@
 """From one volume to its lesions: decode -> reformat -> segment -> components -> link -> crop -> classify.
 
 Each stage has a thread of its own and hands its results on through a bounded channel, so stages overlap while order
-and memory stay fixed. Batches are made by section order alone, so neither timing nor threads change the answer.
+and memory stay fixed. Which sections are looked at is the policy's knowledge (`exact`, `confirm`). Batches are made by
+section order alone, so neither timing nor threads change the answer.
+
+Cores are given out by one rule: a network's runtime owns `threads` of them while it runs, decoding has as many threads
+(it is over, or waits for the scanner, while networks work), and every other stage has the one thread it runs in.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from scanside.engine.components import level_of
+from scanside.engine.confirm import Confirm
+from scanside.engine.exact import Exact
 from scanside.engine.flow import Channel, Flow, Progress
 from scanside.engine.heatmaps import lesion_heatmap, representative_frame
-from scanside.engine.link import MAX_CANDIDATES, Candidate, Linked, link
+from scanside.engine.link import MAX_CANDIDATES, Candidate, Linked
 from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.runtime import Pending
 from scanside.engine.sections import Arrivals, Reformatter, SectionBatch
+from scanside.engine.slots import drive
 from scanside.engine.support import Support
-from scanside.engine.triplets import TripletBatch, triplet_batches
+from scanside.engine.triplets import CropRule, TripletBatch, triplet_batches
 from scanside.errors import EngineError
-from scanside.exam.geometry import Geometry
-from scanside.exam.planes import SectionGrid, triplet_indices
+from scanside.exam.geometry import Box, Geometry
+from scanside.exam.planes import Plane, SectionGrid, crop_side_mm, triplet_indices
 from scanside.exam.volume import ArrayFrames, Volume, Voxels
-from scanside.pack.manifest import SegmenterSpec
 from scanside.report.model import Lesion, LesionMask
 
 QUEUED_BATCHES = 2
 EXPLANATIONS = ("none", "gradcam")
 MAX_IN_FLIGHT = 2
+QUEUED_RESULTS = 100_000
+"""Results wait without bound: a stage that waits for frames must not hold up the one that segments them."""
+
+Candidates = tuple[Candidate, ...]
+OnLesions = Callable[[tuple[Lesion, ...]], object]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What one run found, and how its time was spent."""
+    """What one run found, and how its time was spent. `sections` counts those that were looked at in each plane."""
 
     lesions: tuple[Lesion, ...]
     mask: LesionMask
@@ -47,17 +59,229 @@ class Findings:
     busy_ms: Mapping[str, float]
     total_ms: float
     trace: tuple[Mapping[str, Any], ...]
+    sections: Mapping[Plane, int]
 
 
-@dataclass
-class _Run:
-    """What the stages of one run leave for each other."""
+class Looking(Protocol):
+    """A policy at work in one run: which sections are looked at, and what they show together."""
 
-    voxels: Voxels
-    linked: Linked | None = None
-    probabilities: list[np.ndarray] = field(default_factory=list)
-    heatmaps: list[np.ndarray] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    support: Support
+    sections: Counter[Plane]
+    """Answered so far."""
+
+    @property
+    def total(self) -> int:
+        """How many sections will be looked at, as far as is known."""
+
+    def stages(self, voxels: Voxels, arrivals: Arrivals, cut: Channel[SectionBatch]) -> None:
+        """Add the stages that cut sections into `cut`, and close it after the last."""
+
+    def gather(self, answered: Channel[SectionBatch]) -> Iterator[Linked]:
+        """Take every answered batch and give results: early ones where they are certain, the whole one last."""
+
+
+POLICIES: Mapping[str, Callable[..., Looking]] = {"exact": Exact, "confirm": Confirm}
+
+
+class OnRuntime:
+    """The segmenter as a `slots.Device`: at once on the processor's cores, a batch ahead where the runtime queues."""
+
+    def __init__(self, segmenter: Segmenter, flow: Flow) -> None:
+        self._segmenter, self._flow = segmenter, flow
+        self._running: deque[Pending] = deque()
+        self.depth = 1
+        """Known with the first batch: the runtime says how many it can have under way."""
+
+    def submit(self, batch: SectionBatch) -> None:
+        with self._flow.trace.span("segment", plane=batch.plane.value, first=batch.first, count=batch.count):
+            self._running.append(self._segmenter.submit(batch.pixels, batch.probability))
+        self.depth = min(MAX_IN_FLIGHT, self._segmenter.in_flight(batch.pixels))
+
+    def wait(self, batch: SectionBatch) -> None:
+        self._running.popleft().wait()
+
+    def settle(self) -> None:
+        """Wait for what is still under way: its buffers must not be freed before."""
+        while self._running:
+            with suppress(EngineError):  # another error is on its way, or nobody listens any more
+                self._running.popleft().wait()
+
+
+class Run:
+    """One run over one volume's memory, frames arriving from anywhere; `execute` blocks until it is over.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Of the whole volume.
+    voxels : uint8 array
+        Its memory, filled by whoever marks `arrivals`.
+    segmenter, classifier : Segmenter, Classifier
+        Shared by any number of runs.
+    policy : str
+        A key of `POLICIES`.
+    explain, progress, on_lesions, cancel : optional
+        As for `find_lesions`.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        voxels: Voxels,
+        segmenter: Segmenter,
+        classifier: Classifier,
+        *,
+        policy: str,
+        explain: str = "none",
+        progress: Callable[[Progress], object] | None = None,
+        on_lesions: OnLesions | None = None,
+        cancel: threading.Event | None = None,
+    ) -> None:
+        spec = segmenter.spec
+        grids = {plane: SectionGrid.over(geometry, plane, spec.pitch_mm, spec.every_mm) for plane in segmenter.planes}
+        self.geometry, self.voxels = geometry, voxels
+        self.flow = Flow(progress, cancel)
+        self.arrivals = Arrivals(self.flow, geometry.shape[0])
+        self.warnings: list[str] = []
+        self._classifier, self._on_lesions = classifier, on_lesions
+        reformatter = Reformatter(self.flow, grids, batch=spec.batch, size_multiple=spec.size_multiple)
+        self._looking = POLICIES[policy](self.flow, grids, spec, reformatter)
+        self._device = OnRuntime(segmenter, self.flow)
+        self._linked: Linked | None = None
+        self._explain = explain
+        self._frame_probabilities: dict[Box, NDArray[np.float32]] = {}
+        self._frame_heatmaps: dict[Box, list[NDArray[np.float32]]] = {}
+
+    @property
+    def sections(self) -> dict[Plane, int]:
+        """How many sections of each plane have been answered so far."""
+        return dict(self._looking.sections)
+
+    def execute(self, decode: Callable[[], None]) -> Findings:
+        """Run all stages. `decode` has a thread too, and returns when every frame is in `voxels` and marked.
+
+        Raises
+        ------
+        Cancelled
+            `cancel` was set.
+        ScansideError
+            The first error of any stage, after all threads have ended.
+        """
+        flow = self.flow
+        cut: Channel[SectionBatch] = flow.channel(QUEUED_BATCHES)
+        answered: Channel[SectionBatch] = flow.channel(QUEUED_BATCHES)
+        linked: Channel[Candidates] = flow.channel(QUEUED_RESULTS)
+        cropped: Channel[tuple[Candidates, Box | None, TripletBatch | None]] = flow.channel(QUEUED_BATCHES)
+        flow.stage("decode", lambda: self._decode(decode))
+        self._looking.stages(self.voxels, self.arrivals, cut)
+        flow.stage("segment", lambda: self._segment(cut, answered), closes=answered)
+        flow.stage("components", lambda: self._gather(answered, linked), closes=linked)
+        flow.stage("crop", lambda: self._crop(linked, cropped), closes=cropped)
+        flow.stage("classify", lambda: self._classify(cropped))
+        flow.run()
+        return self._findings()
+
+    def _decode(self, decode: Callable[[], None]) -> None:
+        decode()
+        with self.flow.trace.span("decode", frames=len(self.voxels)):
+            first = self.voxels[0, 0, 0]
+            if not any((frame != first).any() for frame in self.voxels):
+                self.warnings.append(f"every voxel has the value {first}: the exam holds no picture")
+
+    def _segment(self, cut: Channel[SectionBatch], answered: Channel[SectionBatch]) -> None:
+        done = 0
+
+        def hand_on(batch: SectionBatch) -> None:
+            nonlocal done
+            done += batch.count
+            answered.put(batch)
+            self.flow.report("segment", done, self._looking.total)
+
+        try:
+            drive(cut, self._device, hand_on)
+        finally:
+            self._device.settle()
+
+    def _gather(self, answered: Channel[SectionBatch], linked: Channel[Candidates]) -> None:
+        for found in self._looking.gather(answered):
+            self._linked = found
+            linked.put(found.candidates)
+        self.flow.report("link", 1, 1)
+
+    def _crop(
+        self, linked: Channel[Candidates], cropped: Channel[tuple[Candidates, Box | None, TripletBatch | None]]
+    ) -> None:
+        classifier, seen = self._classifier, set()
+        for found in linked:
+            for box in (candidate.box_mm for candidate in found):
+                if box in seen:
+                    continue
+                seen.add(box)
+                self.arrivals.wait_range(*_frames_of_crops(self.geometry, box, classifier.rule))
+                batches = triplet_batches(self.voxels, self.geometry, [box], classifier.rule, classifier.spec.batch)
+                while True:
+                    with self.flow.trace.span("crop"):
+                        batch = next(batches, None)
+                    if batch is None:
+                        break
+                    cropped.put((found, box, batch))
+            cropped.put((found, None, None))
+
+    def _classify(self, cropped: Channel[tuple[Candidates, Box | None, TripletBatch | None]]) -> None:
+        frames, rows = self._classifier.rule.frames, self._frame_probabilities
+        shown: tuple[Lesion, ...] = ()
+        for found, box, batch in cropped:
+            if box is None or batch is None:
+                lesions = self._lesions(found)
+                if self._on_lesions is not None and lesions != shown:
+                    self._on_lesions(lesions)
+                    shown = lesions
+                continue
+            with self.flow.trace.span("classify", first=batch.first, count=batch.count):
+                row = rows.setdefault(box, np.empty(frames, np.float32))
+                row[batch.first : batch.first + batch.count] = self._classified(box, batch)
+            self.flow.report("classify", (len(rows) - 1) * frames + batch.first + batch.count, len(rows) * frames)
+
+    def _classified(self, box: Box, batch: TripletBatch) -> NDArray[np.float32]:
+        if self._explain == "none":
+            return self._classifier.run(batch.crops)
+        probability, heatmaps = self._classifier.run_explained(batch.crops)
+        self._frame_heatmaps.setdefault(box, []).append(heatmaps)
+        return probability
+
+    def _lesions(self, candidates: Candidates) -> tuple[Lesion, ...]:
+        frames, rows = self._classifier.rule.frames, self._frame_probabilities
+        return tuple(_lesion(c, rows[c.box_mm], self.geometry, frames) for c in candidates)
+
+    def _explained(self, lesion: Lesion) -> Lesion:
+        if lesion.box_mm not in self._frame_heatmaps:
+            return lesion
+        rule = self._classifier.rule
+        frame = representative_frame(np.array(lesion.frame_probabilities), lesion.probability)
+        indices = triplet_indices(self.geometry, lesion.box_mm, rule.frames)
+        maps = np.concatenate(self._frame_heatmaps[lesion.box_mm])[frame]
+        return replace(
+            lesion,
+            heatmap=lesion_heatmap(self.voxels, self.geometry, lesion.box_mm, indices, rule, frame, maps),
+        )
+
+    def _findings(self) -> Findings:
+        linked, trace = self._linked, self.flow.trace
+        if linked is None:
+            raise EngineError("the run ended without a result", where="pipeline")
+        if linked.dropped:
+            total = linked.dropped + MAX_CANDIDATES
+            self.warnings.append(f"{linked.dropped} of {total} candidates were dropped, the least sure ones")
+        return Findings(
+            lesions=tuple(self._explained(lesion) for lesion in self._lesions(linked.candidates)),
+            mask=LesionMask(linked.labels, self._looking.support.geometry.spacing_mm[0]),
+            voxels=self.voxels,
+            warnings=tuple(self.warnings),
+            busy_ms=trace.busy_ms(),
+            total_ms=trace.total_ms,
+            trace=trace.events(),
+            sections=self.sections,
+        )
 
 
 def find_lesions(
@@ -66,11 +290,13 @@ def find_lesions(
     classifier: Classifier,
     *,
     threads: int,
+    policy: str = "exact",
     explain: str = "none",
     progress: Callable[[Progress], object] | None = None,
+    on_lesions: OnLesions | None = None,
     cancel: threading.Event | None = None,
 ) -> Findings:
-    """Run all stages on one volume (policy ``exact``: every section of every plane of the pack).
+    """Run all stages on one volume.
 
     Parameters
     ----------
@@ -80,10 +306,14 @@ def find_lesions(
         Shared by any number of runs.
     threads : int
         Decoding threads.
+    policy : str
+        ``exact``: every section of every plane of the pack. ``confirm``: see `engine.confirm`.
     explain : str
         One of `EXPLANATIONS`: "gradcam" fetches the classifier's heatmaps as well.
     progress : callable, optional
         Called with `Progress` for the stages decode, segment, link and classify.
+    on_lesions : callable, optional
+        Called with the lesions found so far, surest first, each time they change.
     cancel : threading.Event, optional
         Set it to stop; the run ends within about one batch.
 
@@ -94,103 +324,33 @@ def find_lesions(
     ScansideError
         The first error of any stage, after all threads have ended.
     """
-    spec = segmenter.spec
-    geometry = volume.geometry
-    grids = {plane: SectionGrid.over(geometry, plane, spec.pitch_mm, spec.every_mm) for plane in segmenter.planes}
-    flow = Flow(progress, cancel)
-    run = _Run(_memory_for(volume))
-    arrivals = Arrivals(flow, geometry.shape[0])
-    reformatter = Reformatter(flow, grids, batch=spec.batch, size_multiple=spec.size_multiple)
-    support = Support(grids)
-    cut: Channel[SectionBatch] = flow.channel(QUEUED_BATCHES)
-    answered: Channel[SectionBatch] = flow.channel(QUEUED_BATCHES)
-    cropped: Channel[TripletBatch] = flow.channel(QUEUED_BATCHES)
-    linked: Channel[Linked] = flow.channel(1)
+    run = Run(
+        volume.geometry,
+        _memory_for(volume),
+        segmenter,
+        classifier,
+        policy=policy,
+        explain=explain,
+        progress=progress,
+        on_lesions=on_lesions,
+        cancel=cancel,
+    )
+    frames = len(run.voxels)
 
     def decode() -> None:
-        with flow.trace.span("decode", frames=len(run.voxels)):
-            _decode(volume, run, flow, arrivals, threads)
+        if isinstance(volume.source, ArrayFrames):
+            run.arrivals.mark_all()
+            run.flow.report("decode", frames, frames)
+            return
+        with run.flow.trace.span("decode", frames=frames):
+            volume.decode(
+                threads=threads,
+                on_frame=lambda k: run.flow.report("decode", run.arrivals.mark(k), frames),
+                cancel=run.flow.stopping,
+                out=run.voxels,
+            )
 
-    def reformat() -> None:
-        for batch in reformatter.batches(run.voxels, arrivals):
-            cut.put(batch)
-
-    def segment() -> None:
-        done = 0
-        for batch in _segmented(cut, segmenter, flow):
-            done += batch.count
-            answered.put(batch)
-            flow.report("segment", done, reformatter.total)
-
-    def gather() -> None:
-        for batch in answered:
-            with flow.trace.span("components", plane=batch.plane.value, first=batch.first, count=batch.count):
-                support.add(batch.plane, batch.first, batch.probability[:, 0])
-            batch.release()
-        with flow.trace.span("link"):
-            run.linked = _link(support, geometry, spec)
-        flow.report("link", 1, 1)
-        linked.put(run.linked)
-
-    def crop() -> None:
-        for found in linked:
-            boxes = [candidate.box_mm for candidate in found.candidates]
-            batches = triplet_batches(run.voxels, geometry, boxes, classifier.rule, classifier.spec.batch)
-            while True:
-                with flow.trace.span("crop"):
-                    batch = next(batches, None)
-                if batch is None:
-                    break
-                cropped.put(batch)
-
-    def classify() -> None:
-        for batch in cropped:
-            with flow.trace.span("classify", first=batch.first, count=batch.count):
-                if explain == "gradcam":
-                    probability, heatmaps = classifier.run_explained(batch.crops)
-                    run.heatmaps.append(heatmaps)
-                else:
-                    probability = classifier.run(batch.crops)
-                run.probabilities.append(probability)
-            total = len(run.linked.candidates) * classifier.rule.frames if run.linked else 0
-            flow.report("classify", batch.first + batch.count, total)
-
-    flow.stage("decode", decode)
-    flow.stage("reformat", reformat, closes=cut)
-    flow.stage("segment", segment, closes=answered)
-    flow.stage("components", gather, closes=linked)
-    flow.stage("crop", crop, closes=cropped)
-    flow.stage("classify", classify)
-    flow.run()
-    return _findings(run, flow, geometry, support.geometry, classifier)
-
-
-def _segmented(cut: Iterable[SectionBatch], segmenter: Segmenter, flow: Flow) -> Iterator[SectionBatch]:
-    """The batches of `cut` with their probabilities, in order. On a GPU the next one is under way before one is given.
-
-    No more than one batch is held back while `cut` is waited for, so buffers for the next ones stay free.
-    """
-    running: deque[tuple[SectionBatch, Pending]] = deque()
-
-    def oldest() -> SectionBatch:
-        batch, pending = running.popleft()
-        pending.wait()
-        return batch
-
-    try:
-        for batch in cut:
-            with flow.trace.span("segment", plane=batch.plane.value, first=batch.first, count=batch.count):
-                running.append((batch, segmenter.submit(batch.pixels, batch.probability)))
-                is_full = len(running) >= min(MAX_IN_FLIGHT, segmenter.in_flight(batch.pixels))
-                finished = oldest() if is_full else None
-            if finished is not None:
-                yield finished
-        while running:
-            yield oldest()
-    finally:
-        for _, pending in running:
-            with suppress(EngineError):  # another error is on its way, or nobody listens any more
-                pending.wait()
+    return run.execute(decode)
 
 
 def _memory_for(volume: Volume) -> Voxels:
@@ -199,63 +359,12 @@ def _memory_for(volume: Volume) -> Voxels:
     return volume.empty_voxels()
 
 
-def _decode(volume: Volume, run: _Run, flow: Flow, arrivals: Arrivals, threads: int) -> None:
-    frames = len(run.voxels)
-    if isinstance(volume.source, ArrayFrames):
-        arrivals.mark_all()
-        flow.report("decode", frames, frames)
-    else:
-
-        def on_frame(k: int) -> None:
-            flow.report("decode", arrivals.mark(k), frames)
-
-        volume.decode(threads=threads, on_frame=on_frame, cancel=flow.stopping, out=run.voxels)
-    first = run.voxels[0, 0, 0]
-    if not any((frame != first).any() for frame in run.voxels):
-        run.warnings.append(f"every voxel has the value {first}: the exam holds no picture")
-
-
-def _link(support: Support, geometry: Geometry, spec: SegmenterSpec) -> Linked:
-    planes = {plane: support.plane(plane) for plane in support.planes}
-    fused = support.smoothed(support.fused(planes.values()), spec.smoothing_mm)
-    return link(
-        fused,
-        planes,
-        support.geometry,
-        geometry.extent_mm,
-        level=level_of(spec.threshold),
-        min_lesion_mm=spec.min_lesion_mm,
-        min_detection_score=spec.min_detection_score,
-    )
-
-
-def _findings(run: _Run, flow: Flow, geometry: Geometry, grid: Geometry, classifier: Classifier) -> Findings:
-    if run.linked is None:
-        raise EngineError("the run ended without a result", where="pipeline")
-    frames = classifier.rule.frames
-    probabilities = np.concatenate([*run.probabilities, np.empty(0, np.float32)]).reshape(-1, frames)
-    lesions = [
-        _lesion(candidate, row, geometry, frames)
-        for candidate, row in zip(run.linked.candidates, probabilities, strict=True)
-    ]
-    if run.heatmaps:
-        maps = np.concatenate(run.heatmaps)
-        lesions = [
-            _explained(lesion, maps[i * frames : (i + 1) * frames], run.voxels, geometry, classifier)
-            for i, lesion in enumerate(lesions)
-        ]
-    if run.linked.dropped:
-        total = run.linked.dropped + MAX_CANDIDATES
-        run.warnings.append(f"{run.linked.dropped} of {total} candidates were dropped, the least sure ones")
-    return Findings(
-        lesions=tuple(lesions),
-        mask=LesionMask(run.linked.labels, grid.spacing_mm[0]),
-        voxels=run.voxels,
-        warnings=tuple(run.warnings),
-        busy_ms=flow.trace.busy_ms(),
-        total_ms=flow.trace.total_ms,
-        trace=flow.trace.events(),
-    )
+def _frames_of_crops(geometry: Geometry, box_mm: Box, rule: CropRule) -> tuple[int, int]:
+    """Half-open range of frames that a lesion's crops are cut from."""
+    sides = [crop_side_mm(box_mm, plane, rule.margin) for plane in rule.planes if plane.normal != 0]
+    reach, middle = max((box_mm.size[0], *sides)) / 2, box_mm.centre[0]
+    first, end = ((middle + sign * reach) / geometry.spacing_mm[0] for sign in (-1, 1))
+    return max(0, math.floor(first) - 1), min(geometry.shape[0], math.ceil(end) + 1)
 
 
 def _lesion(candidate: Candidate, frame_probabilities: np.ndarray, geometry: Geometry, frames: int) -> Lesion:
@@ -275,10 +384,3 @@ def _lesion(candidate: Candidate, frame_probabilities: np.ndarray, geometry: Geo
         planes_seen=tuple(plane.value for plane in candidate.planes_seen),
         frames={plane.value: indices[plane] for plane in indices},
     )
-
-
-def _explained(lesion: Lesion, maps: np.ndarray, voxels: Voxels, geometry: Geometry, classifier: Classifier) -> Lesion:
-    frame = representative_frame(np.array(lesion.frame_probabilities), lesion.probability)
-    indices = triplet_indices(geometry, lesion.box_mm, classifier.rule.frames)
-    heatmap = lesion_heatmap(voxels, geometry, lesion.box_mm, indices, classifier.rule, frame, maps[frame])
-    return replace(lesion, heatmap=heatmap)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -15,16 +15,16 @@ import scanside
 from scanside.engine.capabilities import capabilities
 from scanside.engine.flow import Progress
 from scanside.engine.graphs import graph_of
+from scanside.engine.live import Session
 from scanside.engine.networks import Classifier, Segmenter, require_heatmaps
 from scanside.engine.onnxruntime import choose, return_freed_memory
 from scanside.engine.parity import certified_precision
-from scanside.engine.pipeline import EXPLANATIONS, Findings, find_lesions
-from scanside.errors import EngineError, ExamReadError, GeometryError, NotBuiltError, UsageError
-from scanside.exam.volume import Exam, Refusal, Volume, Voxels
+from scanside.engine.pipeline import EXPLANATIONS, POLICIES, Findings, OnLesions, find_lesions
+from scanside.errors import EngineError, ExamReadError, GeometryError, UsageError
+from scanside.exam.geometry import Geometry
+from scanside.exam.volume import Exam, Refusal, Volume, VolumeInfo, Voxels
 from scanside.pack import GoldenCase, GoldenResult, Pack, golden_cases, judge_golden, load_pack
 from scanside.report.model import DeviceRecord, ExamRecord, PackRecord, Report, Timing
-
-POLICIES = ("exact", "confirm")
 
 Source = str | os.PathLike[str] | Exam | Volume | NDArray[np.uint8]
 Spacing = tuple[float, float, float]
@@ -62,7 +62,8 @@ def load(
     precision : str
         "auto" (the fastest certified one, else fp32), "fp32", "bf16", "fp16" or "int8".
     policy : str
-        "exact": every section of every plane.
+        "exact": every section of every plane. "confirm": every transverse section, the other planes only where they
+        can confirm, extend or refute what those show (see `scanside.engine.confirm`).
     threads : int, optional
         Threads for networks and decoding; all usable cores if None.
     allow_uncertified : bool
@@ -79,18 +80,17 @@ def load(
     ParityError
         The precision has no certificate.
     NotBuiltError, UsageError
-        A policy or precision of a later version; an unknown name.
+        A precision of a later version; an unknown name.
     """
     if policy not in POLICIES:
         raise UsageError("unknown policy", expected=" | ".join(POLICIES), found=repr(policy))
-    if policy == "confirm":
-        raise NotBuiltError("policy confirm is not built yet", expected="exact", found="confirm")
     if explain not in EXPLANATIONS:
         raise UsageError("unknown explanation", expected=" | ".join(EXPLANATIONS), found=repr(explain))
     if threads is not None and threads < 1:
         raise UsageError("a run needs at least one thread", found=f"threads={threads}")
     opened = pack if isinstance(pack, Pack) else load_pack(pack)
-    predictor = Predictor(opened, device, precision, threads, allow_uncertified, explain)
+    _refuse_policy(policy, opened)
+    predictor = Predictor(opened, device, precision, threads, allow_uncertified, policy, explain)
     predictor.self_check()
     return_freed_memory()
     return predictor
@@ -109,6 +109,7 @@ class Predictor:
         precision: str,
         threads: int | None,
         allow_uncertified: bool = False,
+        policy: str = "exact",
         explain: str = "none",
     ) -> None:
         machine = capabilities()
@@ -117,7 +118,7 @@ class Predictor:
             require_heatmaps(spec.classifier)
         self.explain = explain
         self.pack = pack
-        self.policy = "exact"
+        self.policy = policy
         self.threads = threads or machine.cores
         chosen, remarks = certified_precision(
             spec, machine, device=device, precision=precision, allow_uncertified=allow_uncertified
@@ -185,19 +186,57 @@ class Predictor:
         return self.analyze_volume(volume, progress=progress, cancel=cancel)[0]
 
     def analyze_volume(
-        self, volume: Volume, *, progress: OnProgress | None = None, cancel: threading.Event | None = None
+        self,
+        volume: Volume,
+        *,
+        progress: OnProgress | None = None,
+        on_lesions: OnLesions | None = None,
+        cancel: threading.Event | None = None,
     ) -> tuple[Report, Voxels]:
-        """As `analyze`, for one opened volume; also gives the decoded voxels, for pictures without decoding again."""
+        """As `analyze`, for one opened volume; also gives the decoded voxels, for pictures without decoding again.
+
+        `on_lesions` is called with the lesions found so far, surest first, each time they change.
+        """
         found = find_lesions(
             volume,
             self.segmenter,
             self.classifier,
             threads=self.threads,
+            policy=self.policy,
             explain=self.explain,
             progress=progress,
+            on_lesions=on_lesions,
             cancel=cancel,
         )
-        return self._report(volume, found), found.voxels
+        return self.report(volume.info, found), found.voxels
+
+    def start(
+        self,
+        sweep: Geometry | VolumeInfo,
+        *,
+        progress: OnProgress | None = None,
+        on_lesions: OnLesions | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Session:
+        """Begin the analysis of a sweep whose frames are still to come.
+
+        Parameters
+        ----------
+        sweep : Geometry or VolumeInfo
+            Shape and spacing of the whole sweep, known before its first frame.
+        progress, cancel : optional
+            As for `analyze`.
+        on_lesions : callable, optional
+            Called, from another thread, with the lesions found so far, surest first, each time they change. Under
+            `confirm` that is while the sweep goes on; under `exact` after its last frame.
+
+        Returns
+        -------
+        Session
+            Takes the frames and gives the report.
+        """
+        info = sweep if isinstance(sweep, VolumeInfo) else VolumeInfo(sweep, "sweep", "the caller's geometry", "live")
+        return Session(self, info, progress=progress, on_lesions=on_lesions, cancel=cancel)
 
     def analyze_study(
         self,
@@ -267,8 +306,9 @@ class Predictor:
         passed = result.mean_error <= ROUNDED_MEAN_ERROR * scale
         return GoldenResult(result.network, result.file, result.max_error, result.mean_error, passed)
 
-    def _report(self, volume: Volume, found: Findings) -> Report:
-        info, manifest = volume.info, self.pack.manifest
+    def report(self, info: VolumeInfo, found: Findings, *, missing: int = 0) -> Report:
+        """The report of one run; `missing` frames never came."""
+        manifest = self.pack.manifest
         return Report(
             software={"name": "scanside", "version": scanside.__version__},
             pack=PackRecord(manifest.name, manifest.version, self.pack.sha256),
@@ -281,13 +321,26 @@ class Predictor:
                 spacing_mm=info.geometry.spacing_mm,
                 geometry_source=info.geometry_source,
                 warnings=(*info.warnings, *found.warnings),
+                missing_frames=missing,
             ),
-            device=self.device,
+            device=replace(self.device, sections={plane.value: n for plane, n in found.sections.items()}),
             lesions=found.lesions,
             timing_ms=Timing(found.total_ms, found.busy_ms),
             geometry=info.geometry,
             mask=found.mask,
             trace=found.trace,
+        )
+
+
+def _refuse_policy(policy: str, pack: Pack) -> None:
+    planes = pack.manifest.segmenter.planes
+    if policy == "confirm" and "transverse" not in planes:
+        raise UsageError(
+            "policy confirm begins with the transverse sections",
+            where=f"pack {pack.manifest.name}",
+            expected="a segmenter for the transverse plane",
+            found=", ".join(planes),
+            remedy="use policy exact",
         )
 
 

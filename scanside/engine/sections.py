@@ -1,9 +1,9 @@
-"""Reformatting: the volume's sections of all planes, in a fixed order, in batches of padded network inputs."""
+"""Reformatting: sections of the volume, in a fixed order, in batches of padded network inputs."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,33 +11,53 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scanside.engine.flow import Channel, Flow
+from scanside.engine.flow import Flow
+from scanside.engine.slots import Ring, Slot
 from scanside.exam.planes import Plane, SectionGrid
 from scanside.exam.volume import Voxels
 
 BLOCK_COLUMNS = 64
 POOL_BUFFERS = 3
 
+Buffers = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
 
 @dataclass(frozen=True)
-class SectionBatch:
-    """Sections `first` to `first + count` of one plane and room for their probabilities.
+class Window:
+    """What is to be seen of some sections of one plane: a rectangle of `shape` pixels from `corner` (row, column).
 
-    `pixels` and `probability` are uint8 [count, 1, height, width]; a section lies in the top-left corner, the rest is
-    zero. `buffers` goes back to `pool` when the batch has been used.
+    `sections` are numbers of the plane's `SectionGrid`, ascending. `owner` is whose question it is.
     """
 
     plane: Plane
+    sections: tuple[int, ...]
+    corner: tuple[int, int]
+    shape: tuple[int, int]
+    owner: Any = None
+
+
+@dataclass(frozen=True)
+class SectionBatch:
+    """Some sections of a window and room for their probabilities.
+
+    `first` counts within the window's sections. `pixels` and `probability` are uint8 [count, 1, height, width]; a
+    section lies in the top-left corner, the rest is zero. They live in `slot` and must not be used after `release`.
+    """
+
+    window: Window
     first: int
     count: int
     pixels: NDArray[np.uint8]
     probability: NDArray[np.uint8]
-    buffers: tuple[NDArray[np.uint8], NDArray[np.uint8]]
-    pool: Channel[Any]
+    slot: Slot[Buffers]
+
+    @property
+    def plane(self) -> Plane:
+        return self.window.plane
 
     def release(self) -> None:
-        """Give the buffers back. The arrays must not be used afterwards."""
-        self.pool.put(self.buffers)
+        """Give the buffers back."""
+        self.slot.free()
 
 
 class Arrivals:
@@ -70,11 +90,20 @@ class Arrivals:
         """Wait for frame `k`."""
         self._wait(lambda: bool(self._here[k]))
 
+    def has(self, first: int, end: int) -> bool:
+        """Whether the frames `first` to `end`, the last not included, are in place."""
+        with self._changed:
+            return bool(self._here[first:end].all())
+
+    def wait_range(self, first: int, end: int) -> None:
+        """Wait for the frames `first` to `end`, the last not included."""
+        self._wait(lambda: bool(self._here[first:end].all()))
+
     def wait_all(self) -> None:
         """Wait for every frame."""
         self._wait(lambda: self._count == len(self._here))
 
-    def _wait(self, arrived: Any) -> None:
+    def _wait(self, arrived: Callable[[], bool]) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._flow.stopping.is_set() or arrived())
         self._flow.check()
@@ -85,49 +114,75 @@ class Arrivals:
 
 
 class Reformatter:
-    """Cuts the sections of `grids` into batches, each section padded to multiples of `size_multiple`.
+    """Cuts sections of `grids` into batches, each section padded to multiples of `size_multiple`.
 
     A batch holds `batch` of the smallest plane's sections; of larger ones as many as have no more pixels together (at
-    least one), since a network's working memory grows with a batch's pixels and its speed does not.
+    least one), since a network's working memory grows with a batch's pixels and its speed does not. Buffers are made
+    at the first use of a shape and go round.
     """
 
     def __init__(self, flow: Flow, grids: Mapping[Plane, SectionGrid], *, batch: int, size_multiple: int) -> None:
         self._flow = flow
         self._grids = grids
         self._shapes = {plane: padded_shape(grid.shape, size_multiple) for plane, grid in grids.items()}
-        smallest = min(height * width for height, width in self._shapes.values())
-        self._batches = {s: max(1, batch * smallest // (s[0] * s[1])) for s in self._shapes.values()}
-        self._pools: dict[tuple[int, int], Channel[Any]] = {}
-        for shape, count in self._batches.items():
-            longest = max(len(grid) for plane, grid in grids.items() if self._shapes[plane] == shape)
-            full = (min(count, longest), 1, *shape)
-            self._pools[shape] = flow.channel(POOL_BUFFERS)
-            for _ in range(POOL_BUFFERS):
-                self._pools[shape].put((np.zeros(full, np.uint8), np.zeros(full, np.uint8)))
+        self._batch = batch
+        self._smallest = min(height * width for height, width in self._shapes.values())
+        self._rings: dict[tuple[int, int], Ring[Buffers]] = {}
+        self._lock = threading.Lock()
 
     @property
     def total(self) -> int:
         """Sections of all planes together."""
         return sum(len(grid) for grid in self._grids.values())
 
-    def batches(self, voxels: Voxels, arrivals: Arrivals) -> Iterator[SectionBatch]:
-        """All batches in plane and section order; a section is cut as soon as the frames it needs are there."""
-        for plane, grid in self._grids.items():
-            pool, size = self._pools[self._shapes[plane]], self._batches[self._shapes[plane]]
+    def whole(self, plane: Plane) -> Window:
+        """All sections of `plane`, each whole."""
+        return Window(plane, tuple(range(len(self._grids[plane]))), (0, 0), self._shapes[plane])
+
+    def batches(self, voxels: Voxels, arrivals: Arrivals, planes: Iterable[Plane]) -> Iterator[SectionBatch]:
+        """All sections of `planes` in order; each is cut as soon as the frames it needs are there."""
+        for plane in planes:
             if plane is not Plane.TRANSVERSE:
                 arrivals.wait_all()
-            natives = native_slices(voxels, grid)
-            for first in range(0, len(grid), size):
-                count = min(size, len(grid) - first)
-                buffers = pool.take()
-                batch = SectionBatch(plane, first, count, buffers[0][:count], buffers[1][:count], buffers, pool)
-                for i in range(count):
-                    if plane is Plane.TRANSVERSE:
-                        arrivals.wait(int(grid.indices[first + i]))
-                    self._flow.check()
-                    with self._flow.trace.span("reformat", plane=plane.value, section=first + i):
-                        grid.section_of(next(natives), out=batch.pixels[i, 0])
-                yield batch
+            yield from self.cut(voxels, self.whole(plane), arrivals)
+
+    def cut(self, voxels: Voxels, window: Window, arrivals: Arrivals) -> Iterator[SectionBatch]:
+        """The sections of one window in batches. Waits for frames in the transverse plane alone."""
+        plane, grid = window.plane, self._grids[window.plane]
+        indices = grid.indices[list(window.sections)].tolist()
+        natives = native_slices(voxels, plane, indices)
+        ring, size = self._ring(window.shape), self._size(window.shape)
+        row, column = window.corner
+        rows, columns = (min(n, whole) for n, whole in zip(window.shape, grid.shape, strict=True))
+        for first in range(0, len(indices), size):
+            count = min(size, len(indices) - first)
+            slot = ring.take()
+            pixels, probability = (buffer[:count] for buffer in slot.buffers)
+            for i in range(count):
+                if plane is Plane.TRANSVERSE:
+                    arrivals.wait(indices[first + i])
+                self._flow.check()
+                with self._flow.trace.span("reformat", plane=plane.value, section=window.sections[first + i]):
+                    if (row, column) == (0, 0) and (rows, columns) == grid.shape:
+                        grid.section_of(next(natives), out=pixels[i, 0])
+                    else:
+                        section = grid.section_of(next(natives))
+                        pixels[i, 0] = 0
+                        pixels[i, 0, :rows, :columns] = section[row : row + rows, column : column + columns]
+            yield SectionBatch(window, first, count, pixels, probability, slot)
+
+    def _size(self, shape: tuple[int, int]) -> int:
+        return max(1, self._batch * self._smallest // (shape[0] * shape[1]))
+
+    def _ring(self, shape: tuple[int, int]) -> Ring[Buffers]:
+        with self._lock:
+            if shape not in self._rings:
+                longest = max(len(grid) for grid in self._grids.values())
+                full = (min(self._size(shape), longest), 1, *shape)
+                self._rings[shape] = Ring(
+                    self._flow, POOL_BUFFERS, lambda: (np.zeros(full, np.uint8), np.zeros(full, np.uint8))
+                )
+            return self._rings[shape]
 
 
 def padded_shape(shape: tuple[int, int], multiple: int) -> tuple[int, int]:
@@ -136,14 +191,14 @@ def padded_shape(shape: tuple[int, int], multiple: int) -> tuple[int, int]:
     return height, width
 
 
-def native_slices(voxels: Voxels, grid: SectionGrid) -> Iterator[NDArray[np.uint8]]:
-    """The native slice of each section of `grid`, contiguous (rows, columns), in order."""
-    if grid.plane is Plane.SAGITTAL:
-        return _sagittal_slices(voxels, grid.indices.tolist())
-    return (np.ascontiguousarray(grid.plane.slice(voxels, index)) for index in grid.indices.tolist())
+def native_slices(voxels: Voxels, plane: Plane, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+    """Native slices of `plane`, contiguous (rows, columns), in the ascending order of `indices`."""
+    if plane is Plane.SAGITTAL:
+        return _sagittal_slices(voxels, indices)
+    return (np.ascontiguousarray(plane.slice(voxels, index)) for index in indices)
 
 
-def _sagittal_slices(voxels: Voxels, laterals: list[int]) -> Iterator[NDArray[np.uint8]]:
+def _sagittal_slices(voxels: Voxels, laterals: Iterable[int]) -> Iterator[NDArray[np.uint8]]:
     """Native sagittal slices (depth, sweep), a block of neighbouring laterals transposed at a time.
 
     One slice alone touches every cache line of the volume for one byte; a block reads each line once for all of its

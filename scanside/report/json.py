@@ -65,6 +65,8 @@ def to_json(report: Report) -> dict[str, Any]:
             "shape": [int(n) for n in exam.shape],
             "spacing_mm": [_significant(v) for v in exam.spacing_mm],
             "geometry_source": exam.geometry_source,
+            "complete": exam.complete,
+            "missing_frames": int(exam.missing_frames),
             "warnings": list(exam.warnings),
         },
         "device": {
@@ -73,8 +75,9 @@ def to_json(report: Report) -> dict[str, Any]:
             "policy": device.policy,
             "name": device.name,
             "fallbacks": list(device.fallbacks),
+            "sections": {str(plane): int(n) for plane, n in device.sections.items()},
         },
-        "lesions": [_lesion(lesion) for lesion in report.lesions],
+        "lesions": [lesion_json(lesion) for lesion in report.lesions],
         "timing_ms": {
             "total": _rounded(report.timing_ms.total, MS_DIGITS),
             "stages": {str(k): _rounded(v, MS_DIGITS) for k, v in report.timing_ms.stages.items()},
@@ -120,6 +123,7 @@ def from_json(data: Mapping[str, Any], *, geometry: Geometry | None = None, mask
             spacing_mm=_three(exam["spacing_mm"], float),
             geometry_source=exam["geometry_source"],
             warnings=tuple(exam["warnings"]),
+            missing_frames=int(exam["missing_frames"]),
         )
         device, pack, timing = data["device"], data["pack"], data["timing_ms"]
         return Report(
@@ -127,7 +131,12 @@ def from_json(data: Mapping[str, Any], *, geometry: Geometry | None = None, mask
             pack=PackRecord(pack["name"], pack["version"], pack["sha256"]),
             exam=record,
             device=DeviceRecord(
-                device["runtime"], device["precision"], device["policy"], device["name"], tuple(device["fallbacks"])
+                device["runtime"],
+                device["precision"],
+                device["policy"],
+                device["name"],
+                tuple(device["fallbacks"]),
+                {k: int(v) for k, v in device["sections"].items()},
             ),
             lesions=tuple(_lesion_from(entry) for entry in data["lesions"]),
             timing_ms=Timing(float(timing["total"]), {k: float(v) for k, v in timing["stages"].items()}),
@@ -158,7 +167,8 @@ def box_from_json(data: Mapping[str, Any], kind: type = float) -> Box:
     return Box(_three(data["min"], kind), _three(data["max"], kind))
 
 
-def _lesion(lesion: Lesion) -> dict[str, Any]:
+def lesion_json(lesion: Lesion) -> dict[str, Any]:
+    """One entry of `lesions`."""
     return {
         "id": int(lesion.id),
         "box_mm": box_json(lesion.box_mm, whole=False),

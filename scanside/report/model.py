@@ -71,7 +71,11 @@ class Lesion:
 
 @dataclass(frozen=True)
 class ExamRecord:
-    """What was analysed. `source` is a file or folder name, never a patient's."""
+    """What was analysed. `source` is a file or folder name, never a patient's.
+
+    `missing_frames` of a live sweep never came and were taken as black: the findings are those of the frames that did,
+    and the report is incomplete.
+    """
 
     source: str
     sop_instance_uids: tuple[str, ...]
@@ -81,6 +85,12 @@ class ExamRecord:
     spacing_mm: tuple[float, float, float]
     geometry_source: str
     warnings: tuple[str, ...]
+    missing_frames: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every frame of the sweep was analysed."""
+        return self.missing_frames == 0
 
 
 @dataclass(frozen=True)
@@ -92,13 +102,18 @@ class PackRecord:
 
 @dataclass(frozen=True)
 class DeviceRecord:
-    """What really ran: e.g. runtime "onnxruntime/cpu", precision "fp32", policy "exact", name "AMD EPYC"."""
+    """What really ran: e.g. runtime "onnxruntime/cpu", precision "fp32", policy "exact", name "AMD EPYC".
+
+    `sections` counts the sections that were looked at, by plane; under ``confirm`` one seen through two windows counts
+    twice.
+    """
 
     runtime: str
     precision: str
     policy: str
     name: str
     fallbacks: tuple[str, ...]
+    sections: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from scanside.errors import Cancelled, UsageError
 from scanside.exam.volume import Refusal, Voxels
@@ -154,14 +157,32 @@ def _fill(folder: Path, report: Report, voxels: Voxels, target: Path, cancel: Ev
             raise Cancelled("stopped while writing the report", where=target)
         write_file(folder / name, content)
 
+    def draw(name: str, picture: Callable[..., Any], *of: object) -> None:
+        write(name, png(picture(*of)))
+
     with output_errors(target):
         (folder / "pictures").mkdir()
-        write(OVERVIEW, png(overview_picture(report, voxels)))
+        jobs: list[Callable[[], object]] = [
+            lambda: masks_nrrd(folder / "masks.nrrd", report.mask, report.geometry, cancel=cancel),
+            partial(draw, OVERVIEW, overview_picture, report, voxels),
+        ]
         for lesion in report.lesions:
             paths = _picture_paths(lesion)
-            write(paths[THREE_PLANES], png(lesion_picture(report, lesion, voxels)))
+            jobs.append(partial(draw, paths[THREE_PLANES], lesion_picture, report, lesion, voxels))
             if lesion.heatmap is not None:
-                write(paths[HEATMAP], png(heatmap_picture(report, lesion, lesion.heatmap)))
-        masks_nrrd(folder / "masks.nrrd", report.mask, report.geometry, cancel=cancel)
+                jobs.append(partial(draw, paths[HEATMAP], heatmap_picture, report, lesion, lesion.heatmap))
+        _do_all(jobs)
         write("trace.json", trace.encode())
         write("report.json", text.encode("utf-8", "replace"))
+
+
+def _do_all(jobs: Sequence[Callable[[], object]]) -> None:
+    """Do independent jobs side by side: packing and drawing leave the interpreter alone. The first error is raised."""
+    with ThreadPoolExecutor(min(len(jobs), os.cpu_count() or 1), thread_name_prefix="scanside-write") as pool:
+        running = [pool.submit(job) for job in jobs]
+        try:
+            for job in running:
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

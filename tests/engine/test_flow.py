@@ -83,6 +83,14 @@ def test_cancelling_stops_waiting_stages(delay_s: float) -> None:
     assert scanside_threads() == []
 
 
+def test_a_stop_asked_for_during_the_last_step_counts() -> None:
+    cancel = threading.Event()
+    flow = Flow(cancel=cancel)
+    flow.stage("last", cancel.set)
+    with pytest.raises(Cancelled):
+        flow.run()
+
+
 def test_progress_is_one_call_at_a_time() -> None:
     inside, worst, calls = [], [], []
 

@@ -120,7 +120,6 @@ def test_bad_sources_are_refused(predictor: Predictor, blob_volume: BlobVolume, 
 @pytest.mark.parametrize(
     ("options", "error", "code"),
     [
-        ({"policy": "confirm"}, NotBuiltError, 4),
         ({"policy": "guess"}, UsageError, 2),
         ({"precision": "fp16"}, NotBuiltError, 4),
         ({"precision": "fp7"}, UsageError, 2),

@@ -9,6 +9,7 @@ import pytest
 
 from scanside.engine.flow import Flow, Stopped
 from scanside.engine.sections import BLOCK_COLUMNS, Arrivals, Reformatter, native_slices, padded_shape
+from scanside.engine.slots import SlotState
 from scanside.exam.geometry import Geometry
 from scanside.exam.planes import Plane, SectionGrid
 
@@ -23,7 +24,7 @@ def voxels() -> np.ndarray:
 
 @pytest.mark.parametrize("plane", list(Plane))
 def test_native_slices_equal_the_planes(voxels: np.ndarray, plane: Plane) -> None:
-    slices = list(native_slices(voxels, GRIDS[plane]))
+    slices = list(native_slices(voxels, plane, GRIDS[plane].indices.tolist()))
     assert len(slices) == len(GRIDS[plane])
     for index, native in zip(GRIDS[plane].indices.tolist(), slices, strict=True):
         assert native.flags.c_contiguous
@@ -33,7 +34,7 @@ def test_native_slices_equal_the_planes(voxels: np.ndarray, plane: Plane) -> Non
 def test_one_lateral_alone() -> None:
     thin = np.random.default_rng(1).integers(0, 256, (5, 6, 1), dtype=np.uint8)
     grid = SectionGrid.over(Geometry(thin.shape, (1.0, 1.0, 1.0)), Plane.SAGITTAL, 1.0, 1.0)
-    (native,) = native_slices(thin, grid)
+    (native,) = native_slices(thin, grid.plane, grid.indices.tolist())
     assert np.array_equal(native, thin[:, :, 0].T)
 
 
@@ -44,7 +45,7 @@ def test_batches_are_padded_sections_in_order(voxels: np.ndarray, batch: int) ->
     arrivals = Arrivals(flow, len(voxels))
     arrivals.mark_all()
     seen, largest = [], 0
-    for cut in reformatter.batches(voxels, arrivals):
+    for cut in reformatter.batches(voxels, arrivals, Plane):
         grid = GRIDS[cut.plane]
         assert cut.pixels.shape == cut.probability.shape == (cut.count, 1, *padded_shape(grid.shape, 32))
         for i in range(cut.count):
@@ -53,6 +54,8 @@ def test_batches_are_padded_sections_in_order(voxels: np.ndarray, batch: int) ->
             assert np.array_equal(cut.pixels[i, 0], expected)
             seen.append((cut.plane, cut.first + i))
         cut.pixels[...] = 255  # a used buffer is dirty
+        for state in (SlotState.RUNNING, SlotState.DONE):
+            cut.slot.enter(state)
         cut.release()
         largest = max(largest, cut.pixels.size)
     assert largest <= batch * min(np.prod(padded_shape(grid.shape, 32)) for grid in GRIDS.values()) or batch == 1
@@ -63,7 +66,7 @@ def test_batches_are_padded_sections_in_order(voxels: np.ndarray, batch: int) ->
 def test_transverse_sections_are_cut_before_the_last_frame_is_there(voxels: np.ndarray) -> None:
     flow = Flow()
     arrivals = Arrivals(flow, len(voxels))
-    batches = Reformatter(flow, GRIDS, batch=2, size_multiple=32).batches(voxels, arrivals)
+    batches = Reformatter(flow, GRIDS, batch=2, size_multiple=32).batches(voxels, arrivals, Plane)
     for k in (1, 0):
         arrivals.mark(k)
     first = next(batches)

@@ -132,9 +132,11 @@ def test_keys_are_exactly_those_of_the_contract(example):
         "shape",
         "spacing_mm",
         "geometry_source",
+        "complete",
+        "missing_frames",
         "warnings",
     }
-    assert set(data["device"]) == {"runtime", "precision", "policy", "name", "fallbacks"}
+    assert set(data["device"]) == {"runtime", "precision", "policy", "name", "fallbacks", "sections"}
     assert set(data["lesions"][0]) == {
         "id",
         "box_mm",

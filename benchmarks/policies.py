@@ -1,0 +1,179 @@
+"""Policy `confirm` against `exact`: sections looked at, lesions found, false positives, AUC, time.
+
+Each phantom is a row of policies-volumes.csv, written as soon as it is done; a second call goes on where the first
+stopped. Which lesions are found and how sure they are does not depend on the machine's load; the seconds do.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import scanside
+from benchmarks.phantoms import TRAINING_SEEDS
+from benchmarks.record import conditions, write_csv, write_json
+from scanside.engine.predictor import Predictor
+from scanside.errors import UsageError
+from scanside.evaluation.matching import match_truth
+from scanside.exam import Volume
+from scanside.exam.phantom import make_phantom
+
+POLICIES = ("exact", "confirm")
+PLANES = ("transverse", "sagittal", "coronal")
+RESAMPLES = 10_000
+
+
+def make_table(seeds: Sequence[int], out: Path, pack: Path | None, precision: str, shape: tuple[int, int, int]) -> None:
+    """Write policies-volumes.csv, policies-lesions.csv and policies.json into `out`."""
+    if set(seeds) & set(TRAINING_SEEDS):
+        raise UsageError("these seeds are kept for training", expected=f"none of {TRAINING_SEEDS}", found=seeds)
+    volumes, lesions = _earlier(out / "policies-volumes.csv"), _earlier(out / "policies-lesions.csv")
+    done = {int(row["seed"]) for row in volumes}
+    predictors = {
+        policy: scanside.load(pack, precision=precision, policy=policy, allow_uncertified=True) for policy in POLICIES
+    }
+    for seed in seeds:
+        if seed in done:
+            continue
+        row, rows = compared(seed, predictors, shape)
+        volumes.append(row)
+        lesions += rows
+        if lesions:
+            write_csv(out / "policies-lesions.csv", lesions)
+        write_csv(out / "policies-volumes.csv", volumes)
+        print(row, flush=True)
+    device = predictors["exact"].device
+    manifest = predictors["exact"].pack
+    summary = summarise(volumes, lesions)
+    write_json(
+        out / "policies.json",
+        {
+            **conditions(),
+            "seeds": sorted(int(row["seed"]) for row in volumes),
+            "shape": shape,
+            "pack": {"name": manifest.manifest.name, "sha256": manifest.sha256},
+            "runtime": device.runtime,
+            "precision": device.precision,
+            **summary,
+        },
+    )
+    print(summary)
+
+
+def compared(
+    seed: int, predictors: Mapping[str, Predictor], shape: tuple[int, int, int]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One phantom under both policies: its row, and a row for each true lesion."""
+    phantom = make_phantom(seed, shape=shape)
+    volume = Volume.from_array(phantom.voxels, phantom.geometry.spacing_mm, source=f"phantom {seed}")
+    row: dict[str, Any] = {"seed": seed, "lesions": len(phantom.truth)}
+    rows: list[dict[str, Any]] = [
+        {"seed": seed, "lesion": known.id, "malignant": int(known.malignant)} for known in phantom.truth
+    ]
+    for policy, predictor in predictors.items():
+        begun = time.process_time()
+        report = predictor.analyze(volume)
+        cpu_s = time.process_time() - begun
+        matches = match_truth(report.lesions, phantom.truth)
+        row |= {f"{policy}_{plane}": report.device.sections.get(plane, 0) for plane in PLANES}
+        row |= {
+            f"{policy}_found": matches.n_found,
+            f"{policy}_false_positives": matches.n_false_positives,
+            f"{policy}_cpu_s": round(cpu_s, 2),
+            f"{policy}_seconds": round(report.timing_ms.total / 1000, 2),
+        }
+        for known, match in zip(rows, matches.truth, strict=True):
+            probability = "" if match.probability is None else round(match.probability, 6)
+            known |= {f"{policy}_found": int(match.found), f"{policy}_probability": probability}
+    return row, rows
+
+
+def summarise(volumes: Sequence[Mapping[str, Any]], lesions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Totals of both policies, and the paired differences with intervals (bootstrap over phantoms)."""
+    n = len(volumes)
+    summary: dict[str, Any] = {"volumes": n, "lesions": len(lesions)}
+    for policy in POLICIES:
+        found = [row for row in lesions if int(row[f"{policy}_found"])]
+        summary[policy] = {
+            "sections_a_volume": {
+                plane: round(sum(int(row[f"{policy}_{plane}"]) for row in volumes) / n, 1) for plane in PLANES
+            },
+            "cpu_s_a_volume": round(sum(float(row[f"{policy}_cpu_s"]) for row in volumes) / n, 2),
+            "sensitivity": round(len(found) / len(lesions), 4) if lesions else None,
+            "false_positives_a_volume": round(sum(int(row[f"{policy}_false_positives"]) for row in volumes) / n, 3),
+            "auc": _rounded(auc(found, policy)),
+        }
+    both = [row for row in lesions if int(row["exact_found"]) and int(row["confirm_found"])]
+    summary["difference"] = {
+        "sensitivity": _interval(volumes, lesions, _sensitivity),
+        "false_positives_a_volume": _interval(volumes, volumes, _false_positives),
+        "auc_over_lesions_both_found": _interval(volumes, both, _auc_difference),
+        "lesions_both_found": len(both),
+    }
+    return summary
+
+
+def auc(rows: Sequence[Mapping[str, Any]], policy: str) -> float | None:
+    """Area under the ROC curve of P(malignant), ties counting half; None with one class only."""
+    values = {
+        label: np.array([float(r[f"{policy}_probability"]) for r in rows if int(r["malignant"]) == label])
+        for label in (0, 1)
+    }
+    if not len(values[0]) or not len(values[1]):
+        return None
+    above = (values[1][:, None] > values[0][None, :]).mean()
+    return float(above + (values[1][:, None] == values[0][None, :]).mean() / 2)
+
+
+def _sensitivity(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    if not rows:
+        return None
+    return sum(int(row["confirm_found"]) - int(row["exact_found"]) for row in rows) / len(rows)
+
+
+def _false_positives(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    if not rows:
+        return None
+    return sum(int(row["confirm_false_positives"]) - int(row["exact_false_positives"]) for row in rows) / len(rows)
+
+
+def _auc_difference(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    exact, confirm = auc(rows, "exact"), auc(rows, "confirm")
+    return None if exact is None or confirm is None else confirm - exact
+
+
+def _interval(volumes: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], measure: Any) -> Any:
+    """`measure` of the rows, and its 2.5th and 97.5th percentile when whole phantoms are drawn again."""
+    value = measure(rows)
+    if value is None:
+        return None
+    by_seed = {
+        int(volume["seed"]): [row for row in rows if int(row["seed"]) == int(volume["seed"])] for volume in volumes
+    }
+    groups = list(by_seed.values())
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(RESAMPLES if len(rows) < 1000 else RESAMPLES // 10):
+        again = measure([row for i in rng.integers(0, len(groups), len(groups)) for row in groups[i]])
+        if again is not None:
+            drawn.append(again)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return {"value": _rounded(value), "low": _rounded(low), "high": _rounded(high)}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else round(float(value), 4)
+
+
+def _earlier(table: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier call."""
+    if not table.exists():
+        return []
+    with open(table, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

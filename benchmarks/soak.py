@@ -1,0 +1,98 @@
+"""Many exams in one process: does memory grow, is a thread or a file left over, do reports repeat bit by bit?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import scanside
+from benchmarks.live import resident_mb
+from benchmarks.record import conditions, write_csv, write_json
+from scanside.exam.phantom import make_phantom
+from scanside.exam.write import write_dicom
+from scanside.report.json import report_text, to_json
+from scanside.report.model import Report
+from scanside.study import analyze_to_folder
+
+PHANTOMS = 3
+WARM_UP = 10
+"""Exams not counted in the slope: pools and sessions are made in them."""
+
+
+def make_table(
+    exams: int, out: Path, pack: Path | None, precision: str, policy: str, shape: tuple[int, int, int]
+) -> None:
+    """Write soak.csv and soak.json into `out`."""
+    rows: list[dict[str, Any]] = []
+    digests: dict[int, set[str]] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="scanside-soak-") as folder,
+        scanside.load(pack, precision=precision, policy=policy) as predictor,
+    ):
+        files = []
+        for seed in range(PHANTOMS):
+            phantom = make_phantom(5300 + seed, shape=shape)
+            files.append(write_dicom(Path(folder) / f"exam-{seed}.dcm", phantom.voxels, phantom.geometry))
+        for number in range(exams):
+            report = analyze_to_folder(predictor, files[number % PHANTOMS], Path(folder) / "report")
+            assert isinstance(report, Report)
+            digests.setdefault(number % PHANTOMS, set()).add(digest(report))
+            rows.append(
+                {
+                    "exam": number,
+                    "seconds": round(report.timing_ms.total / 1000, 3),
+                    "resident_mb": round(resident_mb(), 2),
+                    "threads": threading.active_count(),
+                    "open_files": open_files(),
+                }
+            )
+            if number % 10 == 9:
+                print(rows[-1], flush=True)
+        device = predictor.device
+    write_csv(out / "soak.csv", rows)
+    summary = summarise(rows, digests)
+    write_json(
+        out / "soak.json",
+        {
+            **conditions(),
+            "shape": shape,
+            "runtime": device.runtime,
+            "precision": device.precision,
+            "policy": policy,
+            **summary,
+        },
+    )
+    print(summary)
+
+
+def summarise(rows: list[dict[str, Any]], digests: dict[int, set[str]]) -> dict[str, Any]:
+    """Slope of memory after the warm-up, what was left over, and how many different reports one exam had."""
+    counted = rows[min(WARM_UP, len(rows) // 2) :]
+    slope = np.polyfit([row["exam"] for row in counted], [row["resident_mb"] for row in counted], 1)[0]
+    return {
+        "exams": len(rows),
+        "resident_mb_per_100_exams": round(float(slope) * 100, 2),
+        "threads_more": rows[-1]["threads"] - counted[0]["threads"],
+        "open_files_more": rows[-1]["open_files"] - counted[0]["open_files"],
+        "different_reports_an_exam": max(len(found) for found in digests.values()),
+    }
+
+
+def digest(report: Report) -> str:
+    """SHA-256 of a report and its mask without the times."""
+    content = to_json(report)
+    del content["timing_ms"]
+    text = report_text(json.loads(json.dumps(content)))
+    return hashlib.sha256(text.encode() + report.mask.labels.tobytes()).hexdigest()
+
+
+def open_files() -> int:
+    """Open file descriptors of this process (Linux; 0 elsewhere)."""
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
