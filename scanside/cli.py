@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from scanside.console.bench import bench_app
+from scanside.console.choices import (
+    Device,
+    DeviceOption,
+    Format,
+    JsonOption,
+    PackOption,
+    Policy,
+    PolicyOption,
+    Precision,
+    PrecisionOption,
+    QuietOption,
+    SpacingOption,
+    UncertifiedOption,
+    Vendor,
+)
 from scanside.console.errors import Verbs
 from scanside.errors import NotBuiltError
 
@@ -17,7 +32,6 @@ NOT_BUILT = {
     "export": "export trained networks to a pack",
     "calibrate": "calibrate INT8 ranges",
     "build": "build TensorRT plans",
-    "bench": "measure time and memory",
     "parity": "certify a precision against the PyTorch reference",
     "evaluate": "compute the paper's statistics for a cohort",
     "live": "analyse a sweep while it arrives",
@@ -47,58 +61,7 @@ Not built yet (exit code 4): {", ".join(NOT_BUILT)}.
 )
 pack_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a model pack.")
 app.add_typer(pack_app, name="pack")
-
-
-class Device(StrEnum):
-    """Where to run."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Precision(StrEnum):
-    """The arithmetic of the networks."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class Policy(StrEnum):
-    """Which sections are looked at."""
-
-    exact = "exact"
-    confirm = "confirm"
-
-
-class Format(StrEnum):
-    """How a phantom is written."""
-
-    dicom = "dicom"
-    nrrd = "nrrd"
-
-
-class Vendor(StrEnum):
-    """Whose header a phantom's DICOM file imitates."""
-
-    siemens = "siemens"
-    ge = "ge"
-
-
-SpacingOption = Annotated[
-    str | None,
-    typer.Option("--spacing", metavar="SWEEP,DEPTH,LATERAL", help="Voxel size in mm, where the exam states none."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-PackOption = Annotated[
-    Path | None, typer.Option("--pack", metavar="PACK", help="A model pack; the shipped one if absent.")
-]
-DeviceOption = Annotated[Device, typer.Option(help="cuda without a usable GPU is an error, never a silent CPU run.")]
-PrecisionOption = Annotated[Precision, typer.Option(help="auto is what this machine runs fastest with a certificate.")]
+app.add_typer(bench_app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:
@@ -185,11 +148,9 @@ def analyze(
     pack: PackOption = None,
     device: DeviceOption = Device.auto,
     precision: PrecisionOption = Precision.auto,
-    policy: Annotated[Policy, typer.Option(help="exact looks at every section.")] = Policy.exact,
+    policy: PolicyOption = Policy.exact,
     spacing: SpacingOption = None,
-    allow_uncertified: Annotated[
-        bool, typer.Option("--allow-uncertified", help="Run a precision without a parity certificate.")
-    ] = False,
+    allow_uncertified: UncertifiedOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -53,3 +53,25 @@ def shape_from(text: str) -> tuple[int, int, int]:
             remedy="for example --shape 318x600x800",
         )
     return values  # type: ignore[return-value]
+
+
+def percents_from(text: str) -> tuple[float, ...]:
+    """`50,90,99` as percentiles.
+
+    Raises
+    ------
+    UsageError
+        Not numbers above 0 and below 100.
+    """
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(0 < v < 100 for v in values):
+        raise UsageError(
+            "--percentiles makes no sense",
+            expected="P,P,..., each above 0 and below 100",
+            found=repr(text),
+            remedy="for example --percentiles 50,90,99",
+        )
+    return values
