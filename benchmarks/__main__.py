@@ -1,60 +1,111 @@
-"""`python -m benchmarks TABLE`: make one committed table again."""
+"""`python -m benchmarks TABLE` makes one committed table again; without a table, all that need no outside data.
+
+An interrupted table goes on where it stopped when it is started again, and so does an interrupted run of all tables.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from benchmarks import busbra, formats, operating_point, phantoms
-from scanside.errors import ScansideError
+from benchmarks.done import Done, require_folder
+from benchmarks.table import RESULTS, Table
+from scanside.console.errors import report_error
+from scanside.console.stop import Stop
+from scanside.errors import Cancelled, ScansideError
 
-RESULTS = Path(__file__).parent / "results"
+MODULES = (
+    "phantoms",
+    "operating_point",
+    "formats",
+    "exam",
+    "scaling",
+    "start",
+    "roofline",
+    "busbra",
+    "compare",
+    "page",
+)
+"""Each has its `TABLE`; all tables are made in this order, the page last."""
 
 
-def seeds(text: str) -> range:
-    first, _, end = text.partition(":")
-    return range(int(first), int(end))
+def tables() -> tuple[Table, ...]:
+    """Every table there is."""
+    return tuple(import_module(f"benchmarks.{name}").TABLE for name in MODULES)
 
 
-def main() -> int:
+def parser_of(known: Sequence[Table]) -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    tables = parser.add_subparsers(dest="table", required=True)
-    for name, text in (
-        ("phantoms", "lesions found, missed and classified on full-size phantoms never used in training"),
-        ("operating-point", "lesions found and false positives at every threshold, on phantoms kept for that"),
-        ("formats", "the same exam in every format and transfer syntax gives the same lesions"),
-    ):
-        table = tables.add_parser(name, help=text)
-        table.add_argument("--out", type=Path, default=RESULTS, help="folder for the table")
-        table.add_argument("--pack", type=Path, default=None, help="pack folder; the shipped one by default")
-        if name == "phantoms":
-            table.add_argument("--seeds", type=seeds, default=range(5000, 5020), help="FIRST:END")
-        elif name == "operating-point":
-            table.add_argument("--seeds", type=seeds, default=range(2020, 2040), help="FIRST:END")
-        else:
-            table.add_argument("--seed", type=int, default=5100)
-    table = tables.add_parser("busbra", help="classification of BUS-BRA's lesions over its five folds")
-    table.add_argument("--out", type=Path, default=RESULTS, help="folder for the tables")
-    table.add_argument("--busbra", type=Path, required=True, help="folder of BUS-BRA")
-    table.add_argument("--imagenet", type=Path, required=True, help="folder of ResNet50 weights in the Keras layout")
-    table.add_argument("--work", type=Path, required=True, help="folder for weights and checkpoints")
-    table.add_argument("--folds", type=seeds, default=range(1, 6), help="FIRST:END")
-    arguments = vars(parser.parse_args())
-    makers = {
-        "phantoms": phantoms.make_table,
-        "operating-point": operating_point.make_table,
-        "formats": formats.make_table,
-        "busbra": busbra.make_table,
-    }
-    make = makers[arguments.pop("table")]
-    arguments["out"].mkdir(parents=True, exist_ok=True)
+    verbs = parser.add_subparsers(dest="table", metavar="TABLE")
+    verbs.add_parser("list", help="the tables, and how long each takes")
+    for table in known:
+        verb = verbs.add_parser(table.name, help=table.help, description=table.help)
+        verb.add_argument("--out", type=Path, default=RESULTS, help="folder for the table")
+        verb.add_argument("--pack", type=Path, default=None, help="pack folder; the shipped one by default")
+        table.arguments(verb)
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    known = {table.name: table for table in tables()}
+    parser = parser_of(tuple(known.values()))
+    arguments = vars(parser.parse_args(words))
+    chosen = arguments.pop("table")
+    if chosen == "list":
+        show(parser, known)
+        return 0
     try:
-        make(**arguments)
+        with Stop():
+            if chosen is None:
+                make_all(parser, known)
+            else:
+                make(known[chosen], arguments)
+    except Cancelled as error:
+        print("finished rows are kept: the same command goes on from there", file=sys.stderr)
+        return report_error(error)
     except ScansideError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+        return report_error(error)
     return 0
+
+
+def make(table: Table, arguments: dict[str, Any]) -> None:
+    """Make one table, saying beforehand how long it should take."""
+    require_folder(arguments["out"])
+    print(f"{table.name}: about {table.minutes(arguments):.0f} minutes on two idle cores", file=sys.stderr, flush=True)
+    table.make(**arguments)
+
+
+def make_all(parser: argparse.ArgumentParser, known: dict[str, Table]) -> None:
+    """Make every table that needs nothing, with its defaults; those finished before an interruption are passed over."""
+    require_folder(RESULTS)
+    done = Done(RESULTS / ".done-tables")
+    wanted = {name: defaults(parser, name) for name, table in known.items() if not table.needs}
+    left = sum(known[name].minutes(values) for name, values in wanted.items() if name not in done)
+    print(f"all tables: about {left / 60:.1f} hours on two idle cores", file=sys.stderr, flush=True)
+    for name, values in wanted.items():
+        if name not in done:
+            make(known[name], values)
+            done.add(name)
+    done.forget()
+
+
+def show(parser: argparse.ArgumentParser, known: dict[str, Table]) -> None:
+    """Every table with its time."""
+    for name, table in known.items():
+        time = "" if table.needs else f"{table.minutes(defaults(parser, name)):5.0f} min"
+        print(f"{name:<18} {time:>9}  {table.help}" + (f" (needs {table.needs})" if table.needs else ""))
+
+
+def defaults(parser: argparse.ArgumentParser, name: str) -> dict[str, Any]:
+    """What a table takes when nothing is said."""
+    values = vars(parser.parse_args([name]))
+    values.pop("table")
+    return values
 
 
 if __name__ == "__main__":

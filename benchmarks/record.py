@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import datetime
+import hashlib
 import io
 import json
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -18,14 +20,33 @@ from scanside.exam.write import atomic_file
 
 
 def conditions() -> dict[str, Any]:
-    """Command, versions and date."""
+    """Command, versions, source and date."""
     return {
         "command": "python -m benchmarks " + " ".join(sys.argv[1:]),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "scanside": scanside.__version__,
+        "source": source_tree(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("numpy", "onnxruntime", "opencv-python-headless", "pydicom")},
     }
+
+
+def source_tree() -> str:
+    """The git hash of `scanside/` as it lies here, changes included; "unknown" outside a checkout.
+
+    Rows that were measured with another tree are not mixed with this one's.
+    """
+    root = Path(__file__).parents[1]
+    try:
+        tree = subprocess.run(
+            ["git", "rev-parse", "HEAD:scanside"], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "diff", "HEAD", "--", "scanside"], cwd=root, capture_output=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return tree[:12] + (f"+{hashlib.sha256(changes).hexdigest()[:8]}" if changes else "")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

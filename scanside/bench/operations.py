@@ -92,14 +92,15 @@ def bound_s(layers: Sequence[Layer], *, operations_per_s: float, bytes_per_s: fl
 
     Layers of `FUSED_KINDS` count their operations alone. Bytes shrink with the precision's width.
     """
-    width = _FLOAT_BYTES[precision] / _FLOAT_BYTES["fp32"]
     return math.fsum(
-        max(
-            layer.operations / operations_per_s,
-            0.0 if layer.kind in FUSED_KINDS else layer.bytes * width / bytes_per_s,
-        )
-        for layer in layers
+        max(layer.operations / operations_per_s, moved_bytes([layer], precision) / bytes_per_s) for layer in layers
     )
+
+
+def moved_bytes(layers: Iterable[Layer], precision: str = "fp32") -> float:
+    """Bytes through memory in `precision`; layers of `FUSED_KINDS` move none of their own."""
+    width = _FLOAT_BYTES[precision] / _FLOAT_BYTES["fp32"]
+    return sum(layer.bytes for layer in layers if layer.kind not in FUSED_KINDS) * width
 
 
 def _layer(event: Mapping[str, Any]) -> Layer:
