@@ -61,7 +61,7 @@ def make_table(
     before = Counters.read()
     with checked_out(commit) as folder:
         contestants = [Contestant(HERE, "scanside", how), Contestant(THERE, "scanside", how, folder)]
-        outcome = hold(contestants, rows, exam=exam, pack=pack, threads=threads, rounds=rounds, same_lesions=False)
+        outcome = hold(contestants, rows, exam=exam, pack=pack, threads=threads, rounds=rounds, least_score=None)
     if THERE not in outcome.about:
         raise EngineError("the other commit does not run", where=commit[:10], found=outcome.skipped[THERE])
     table = summary(outcome, HERE)

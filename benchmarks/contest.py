@@ -28,6 +28,8 @@ CENTROID_MM = 1.0
 BOX_MM = 2.0
 PROBABILITY = {"fp32": 0.02, "bf16": 0.1, "fp16": 0.05, "int8": 0.1}
 """How far two contestants' answers to one lesion may lie apart: one or two section pixels, and by precision."""
+BORDERLINE = 0.02
+"""A lesion that one of two finds alone must score this near to the least score: rounding decides there."""
 
 
 @dataclass(frozen=True)
@@ -127,16 +129,17 @@ def hold(
     pack: Path | None,
     threads: int,
     rounds: int,
-    same_lesions: bool = True,
+    least_score: float | None,
 ) -> Outcome:
     """Run all contestants `rounds` times in turns, in another order each round, after one untimed run each.
 
-    The first contestant must run; another that cannot is left out with its reason.
+    The first contestant must run; another that cannot is left out with its reason. All must find the lesions the first
+    one finds, but for borderline ones (see `require_same_lesions`); with `least_score` None nobody looks.
 
     Raises
     ------
     EngineError
-        The first contestant cannot run, one fails later, or (with `same_lesions`) one finds other lesions.
+        The first contestant cannot run, one fails later, or one finds other lesions.
     """
     about, skipped, workers, reference = {}, {}, [], []
     with ExitStack() as stack:
@@ -152,10 +155,12 @@ def hold(
                 skipped[contestant.name] = error.found or error.what
                 print(f"{contestant.name} is left out: {skipped[contestant.name]}", file=sys.stderr, flush=True)
                 continue
-            if same_lesions and workers:
-                require_same_lesions(contestant.name, reference, first["lesions"], _precision(about))
             reference = reference if workers else first["lesions"]
-            about[contestant.name] = {**about[contestant.name], "lesions": len(first["lesions"])}
+            alone = 0
+            if least_score is not None:
+                precision = _precision(about)
+                alone = require_same_lesions(contestant.name, reference, first["lesions"], precision, least_score)
+            about[contestant.name] |= {"lesions": len(first["lesions"]), "borderline_alone": alone}
             workers.append(worker)
         for number in range(rounds):
             order = list(workers)
@@ -164,8 +169,8 @@ def hold(
                 if (number, worker.name) in rows:
                     continue
                 answer = worker.run()
-                if same_lesions:
-                    require_same_lesions(worker.name, reference, answer["lesions"], _precision(about))
+                if least_score is not None:
+                    require_same_lesions(worker.name, reference, answer["lesions"], _precision(about), least_score)
                 rows.add(
                     {
                         "round": number,
@@ -181,23 +186,29 @@ def hold(
 
 
 def require_same_lesions(
-    name: str, expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], precision: str
-) -> None:
-    """Raise unless both lists hold the same lesions within `CENTROID_MM`, `BOX_MM` and `PROBABILITY` of `precision`.
+    name: str,
+    expected: Sequence[Mapping[str, Any]],
+    found: Sequence[Mapping[str, Any]],
+    precision: str,
+    least_score: float,
+) -> int:
+    """How many lesions only one of two finds, all of them borderline; the others must be the same.
+
+    Two lesions are the same within `CENTROID_MM`, `BOX_MM`, and `PROBABILITY` of the precision.
 
     Raises
     ------
     EngineError
-        They do not.
+        A lesion that is not borderline is found by one alone, or two that belong together differ by more.
     """
-    if len(expected) != len(found):
-        raise EngineError("a contestant finds other lesions", where=name, expected=len(expected), found=len(found))
-    left = list(found)
+    left, alone = list(found), []
     for lesion in expected:
-        near = min(left, key=lambda other: _distance(lesion["centroid_mm"], other["centroid_mm"]))
+        near = min(left, key=lambda other: _distance(lesion["centroid_mm"], other["centroid_mm"]), default=None)
+        if near is None or _distance(lesion["centroid_mm"], near["centroid_mm"]) > CENTROID_MM:
+            alone.append(lesion)
+            continue
         left.remove(near)
         for what, difference, limit in (
-            ("centroid, mm", _distance(lesion["centroid_mm"], near["centroid_mm"]), CENTROID_MM),
             ("box, mm", float(np.abs(np.subtract(lesion["box_mm"], near["box_mm"])).max()), BOX_MM),
             ("probability", abs(lesion["probability"] - near["probability"]), PROBABILITY[precision]),
         ):
@@ -208,6 +219,15 @@ def require_same_lesions(
                     expected=f"a difference of at most {limit:g}",
                     found=f"{difference:.3g}",
                 )
+    for lesion in (*alone, *left):
+        if not lesion["detection_score"] - least_score <= BORDERLINE:
+            raise EngineError(
+                "a contestant finds other lesions",
+                where=name,
+                expected=f"alone only what scores below {least_score + BORDERLINE:g}",
+                found=f"{len(expected)} and {len(found)} lesions, one alone with {lesion['detection_score']:.3f}",
+            )
+    return len(alone) + len(left)
 
 
 def summary(outcome: Outcome, ours: str) -> list[dict[str, Any]]:
@@ -233,6 +253,7 @@ def summary(outcome: Outcome, ours: str) -> list[dict[str, Any]]:
                 "ratio_high": round(ratio.high, 3),
                 "peak_rss_mib": max(memory) if memory else "",
                 "lesions": outcome.about[name]["lesions"],
+                "borderline_alone": outcome.about[name]["borderline_alone"],
                 "rounds": len(numbers),
             }
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contest import Contestant, hold, standard_file, summary
+from benchmarks.contest import BORDERLINE, BOX_MM, CENTROID_MM, PROBABILITY, Contestant, hold, standard_file, summary
 from benchmarks.done import Rows
 from benchmarks.record import conditions, source_tree, write_csv, write_json
 from benchmarks.table import WORK, Table
@@ -16,6 +16,7 @@ from scanside.bench.machine import Counters, conditions_name, machine_record, sl
 from scanside.console.options import shape_from
 from scanside.engine.capabilities import usable_cores
 from scanside.errors import UsageError
+from scanside.pack import load_pack
 
 OURS = "scanside"
 PEERS = {
@@ -86,13 +87,20 @@ def make_table(
     rows = Rows(out / f"exam-{name}-rounds.csv", ("round", "contestant"), made_with)
     contestants = [Contestant(OURS, "scanside", how), *(Contestant(n, PEERS[n][0]) for n in names)]
     before = Counters.read()
-    outcome = hold(contestants, rows, exam=exam, pack=pack, threads=threads, rounds=rounds)
+    least_score = load_pack(pack).manifest.segmenter.min_detection_score
+    outcome = hold(contestants, rows, exam=exam, pack=pack, threads=threads, rounds=rounds, least_score=least_score)
     write_csv(out / f"exam-{name}.csv", summary(outcome, OURS))
     write_json(
         out / f"exam-{name}.json",
         {
             **conditions(),
             **made_with,
+            "tolerances": {
+                "centroid_mm": CENTROID_MM,
+                "box_mm": BOX_MM,
+                "probability": PROBABILITY,
+                "borderline_score": BORDERLINE,
+            },
             "machine": machine_record(),
             "slowdowns": slowdowns(before, Counters.read()),
             "contestants": {

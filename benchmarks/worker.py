@@ -29,6 +29,7 @@ def scanside_contestant(job: dict[str, Any]) -> tuple[Callable[[], list[dict[str
             {
                 "box_mm": [list(lesion.box_mm.min), list(lesion.box_mm.max)],
                 "centroid_mm": list(lesion.centroid_mm),
+                "detection_score": lesion.detection_score,
                 "probability": lesion.probability,
             }
             for lesion in predictor.analyze(Path(job["exam"])).lesions

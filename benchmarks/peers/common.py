@@ -35,10 +35,11 @@ Classify = Callable[[Mapping[str, NDArray[np.uint8]]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Found:
-    """A lesion: half-open box and centroid in mm (sweep, depth, lateral), and P(malignant)."""
+    """A lesion: half-open box and centroid in mm (sweep, depth, lateral), detection score and P(malignant)."""
 
     box_mm: tuple[tuple[float, ...], tuple[float, ...]]
     centroid_mm: tuple[float, ...]
+    detection_score: float
     probability: float
 
 
@@ -140,7 +141,7 @@ def lesions_of(voxels: Voxels, task: Task, support: Support, classify: Classify)
     answers = [classify({plane.value: crops for plane, crops in batch.crops.items()}) for batch in batches]
     probabilities = np.concatenate([*answers, np.empty(0, np.float32)]).reshape(-1, task.rule.frames)
     return [
-        Found((c.box_mm.min, c.box_mm.max), c.centroid_mm, float(p.mean(dtype=np.float64)))
+        Found((c.box_mm.min, c.box_mm.max), c.centroid_mm, c.detection_score, float(p.mean(dtype=np.float64)))
         for c, p in zip(linked.candidates, probabilities, strict=True)
     ]
 

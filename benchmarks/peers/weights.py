@@ -79,12 +79,13 @@ def torch_classifier(pack: Pack) -> nn.Module:
 def load_from_graph(model: nn.Module, graph: bytes, where: str) -> None:
     """Put the weights of the exported FP32 `graph` into `model`: each layer's, found by its weight's name.
 
-    Biases go by layer, not by name: the exporter keeps one of several equal ones.
+    Biases go by layer, not by name: the exporter keeps one of several equal ones. Layers that the model has and never
+    runs (the encoder's head in the UNet) are not in the graph and keep what they have.
 
     Raises
     ------
     EngineError
-        A layer of the graph has no place in the model, or another shape; or a layer of the model gets no weights.
+        A layer of the graph has no place of its own in the model, or another shape.
     """
     exported = onnx.load_from_string(graph).graph
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in exported.initializer}
@@ -105,9 +106,6 @@ def load_from_graph(model: nn.Module, graph: bytes, where: str) -> None:
             _become_bias(norms[name], np.zeros(len(layer.weight), np.float32) if bias is None else bias)
         elif bias is not None:
             raise EngineError("a bias of the graph has no place in the PyTorch model", where=where, found=name)
-    if left:
-        found = ", ".join(sorted(left)[:3])
-        raise EngineError("layers of the PyTorch model get no weights", where=where, found=found)
 
 
 def _dequantized(parts: list[NDArray], axis: int) -> NDArray[np.float32]:
