@@ -54,6 +54,7 @@ def layers_of(
         options.intra_op_num_threads = threads
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.add_session_config_entry("session.disable_prepacking", "1")  # else packed weights have no shape
         for key, size in (dims or {}).items():
             options.add_free_dimension_override_by_name(key, size)
         options.enable_profiling = True

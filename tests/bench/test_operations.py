@@ -14,7 +14,7 @@ def constant(name: str, *shape: int) -> TensorProto:
 
 
 def graph() -> bytes:
-    """[n, 8, 10, 12] -> 3x3 convolution to 16 channels -> depthwise 5x5, stride 2 -> mean -> 16 x 4 product -> sigmoid."""
+    """[n, 8, 10, 12] -> 3 x 3 convolution to 16 -> depthwise 5 x 5, stride 2 -> mean -> product -> sigmoid."""
     nodes = [
         helper.make_node("Conv", ["x", "w1"], ["a"], pads=[1, 1, 1, 1]),
         helper.make_node("Conv", ["a", "w2"], ["b"], pads=[2, 2, 2, 2], strides=[2, 2], group=16),
