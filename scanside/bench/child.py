@@ -53,7 +53,7 @@ def main() -> None:
         said = stamped(json.loads(sys.argv[1]))
     except ScansideError as error:
         said = {"error": str(error), "exit_code": error.exit_code}
-    print(json.dumps(said))
+    sys.stdout.write(json.dumps(said) + "\n")
 
 
 if __name__ == "__main__":
