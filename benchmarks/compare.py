@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.contest import ROOT, Contestant, hold, standard_file, summary
 from benchmarks.done import Rows
-from benchmarks.exam import contest_arguments, how_arguments
+from benchmarks.exam import contest_arguments, how_arguments, with_size
 from benchmarks.record import conditions, source_tree, write_csv, write_json
 from benchmarks.table import Table
 from scanside.bench.machine import Counters, machine_record, slowdowns
@@ -56,7 +56,7 @@ def make_table(
     how = {"device": device, "precision": precision, "policy": policy, "allow_uncertified": allow_uncertified}
     made_with = {**how, "commit": commit, "tree": source_tree(), "shape": shape, "seed": seed, "threads": threads}
     exam = standard_file(shape, seed, work)
-    name = f"compare-{commit[:10]}"
+    name = with_size(f"compare-{commit[:10]}", shape)
     rows = Rows(out / f"{name}-rounds.csv", ("round", "contestant"), made_with)
     before = Counters.read()
     with checked_out(commit) as folder:

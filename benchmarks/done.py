@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import write_csv
+from benchmarks.record import versions, write_csv
 from scanside.errors import OutputError
 
 
@@ -44,13 +44,14 @@ class Rows:
     key : sequence of str
         Columns that name a row.
     made_with : mapping
-        Arguments, versions and the like. Rows made with other ones are not taken over.
+        Arguments, pack and source. Rows made with other ones, or with other versions of the packages that decide, are
+        not taken over.
     """
 
     def __init__(self, table: Path, key: Sequence[str], made_with: Mapping[str, Any]) -> None:
         self.table, self._key = table, tuple(key)
         self._file = table.with_name(f".{table.stem}.rows.jsonl")
-        header = json.dumps(made_with, sort_keys=True, default=str)
+        header = json.dumps({**made_with, "versions": versions()}, sort_keys=True, default=str)
         self.rows = self._earlier(header)
         if not self.rows:
             self._write("w", header)

@@ -16,6 +16,7 @@ from scanside.bench.machine import Counters, conditions_name, machine_record, sl
 from scanside.console.options import shape_from
 from scanside.engine.capabilities import usable_cores
 from scanside.errors import UsageError
+from scanside.exam.phantom.make import STANDARD_SHAPE
 from scanside.pack import load_pack
 
 OURS = "scanside"
@@ -83,6 +84,7 @@ def make_table(
     how = {"device": device, "precision": precision, "policy": policy, "allow_uncertified": allow_uncertified}
     exam = standard_file(shape, seed, work)
     name, ran = conditions_here(pack, threads, how)
+    name = with_size(name, shape)
     made_with = {**how, **ran, "shape": shape, "seed": seed, "threads": threads, "peers": names, "tree": source_tree()}
     rows = Rows(out / f"exam-{name}-rounds.csv", ("round", "contestant"), made_with)
     contestants = [Contestant(OURS, "scanside", how), *(Contestant(n, PEERS[n][0]) for n in names)]
@@ -110,6 +112,11 @@ def make_table(
         },
     )
     rows.finish()
+
+
+def with_size(name: str, shape: tuple[int, int, int]) -> str:
+    """A results file's name: of the standard exam as it is, of another one with its shape."""
+    return name if shape == STANDARD_SHAPE else f"{name}-{'x'.join(map(str, shape))}"
 
 
 def conditions_here(pack: Path | None, threads: int, how: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

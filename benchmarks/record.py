@@ -26,9 +26,14 @@ def conditions() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "scanside": scanside.__version__,
         "source": source_tree(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("numpy", "onnxruntime", "opencv-python-headless", "pydicom")},
+        **versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that decide about answers and times."""
+    packages = ("numpy", "onnxruntime", "opencv-python-headless", "pydicom")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def source_tree() -> str:

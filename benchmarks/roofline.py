@@ -19,7 +19,7 @@ import numpy as np
 
 import scanside
 from benchmarks.contest import standard_file
-from benchmarks.exam import contest_arguments, how_arguments
+from benchmarks.exam import contest_arguments, how_arguments, with_size
 from benchmarks.record import conditions, write_csv, write_json
 from benchmarks.table import Table
 from scanside.bench.machine import Counters, conditions_name, machine_record, slowdowns
@@ -105,6 +105,7 @@ def make_table(
         classify, classify_layers = classifier_bound(predictor, len(report.lesions), rounds, rates)
         bounds = other_bounds(predictor, geometry, report.timing_ms.stages, exam.stat().st_size, memory.per_second)
         name = conditions_name("cuda" if device == "cuda" else "cpu", threads, precision, policy)
+        name = with_size(name, shape)
         record = predictor.device
     rows = [bound.row(gemm.per_second, memory.per_second) for bound in (*bounds, segment, classify)]
     write_csv(out / f"roofline-{name}.csv", rows)

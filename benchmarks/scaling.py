@@ -15,7 +15,7 @@ from typing import Any
 
 import scanside
 from benchmarks.done import Rows
-from benchmarks.exam import conditions_here, how_arguments
+from benchmarks.exam import conditions_here, how_arguments, with_size
 from benchmarks.record import conditions, source_tree, write_json
 from benchmarks.table import Table
 from scanside.bench.machine import Counters, machine_record, peak_memory_mib, restart_peak_memory, slowdowns
@@ -90,6 +90,7 @@ def make_table(
     """Write scaling-<conditions>.csv and its record into `out`."""
     how = {"device": device, "precision": precision, "policy": policy, "allow_uncertified": allow_uncertified}
     name, ran = conditions_here(pack, threads, how)
+    name = with_size(name, shape)
     made_with = {**how, **ran, "shape": shape, "threads": threads, "repetitions": repetitions, "tree": source_tree()}
     rows = Rows(out / f"scaling-{name}.csv", ("varied", "value"), made_with)
     before = Counters.read()

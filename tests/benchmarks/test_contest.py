@@ -150,7 +150,7 @@ def test_another_commit(
     except UsageError:
         pytest.skip("no repository here")
     make_small(compare, blobs, tiny_pack, tmp_path, monkeypatch, revision="HEAD")
-    assert (tmp_path / f"compare-{commit[:10]}.csv").is_file()
+    assert (tmp_path / f"compare-{commit[:10]}-24x80x96.csv").is_file()
     assert "times as long as this tree" in capsys.readouterr().out
 
 
