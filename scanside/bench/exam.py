@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
+from typing import Any
 
 from scanside.bench.machine import Counters, gpus, peak_memory_mib, restart_peak_memory, slowdowns
 from scanside.bench.measurement import Measurement, stage_table
@@ -17,7 +19,7 @@ from scanside.engine.flow import Progress
 from scanside.engine.predictor import Predictor
 from scanside.errors import EngineError
 from scanside.exam.phantom.make import STANDARD_SHAPE
-from scanside.report.model import Lesion, Report
+from scanside.report.model import Lesion, Timing
 
 STANDARD_SEED = 5000
 MAX_PROBABILITY_DIFFERENCE = 1e-3
@@ -49,6 +51,16 @@ class Firsts:
         return None if stage not in self._seen else (self._seen[stage] - self._begun) * 1e3
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What one timed run leaves."""
+
+    timing_ms: Timing
+    trace: tuple[Mapping[str, Any], ...]
+    firsts: Firsts
+    shape: tuple[int, int, int]
+
+
 def bench_exam(
     predictor: Predictor,
     exam: Path,
@@ -72,49 +84,46 @@ def bench_exam(
         As `Predictor.analyze`.
     """
     clock = clock or Clock()
-    first: list[Report] = []
-    runs: list[tuple[Report, Firsts]] = []
+    first: list[tuple[Lesion, ...]] = []
+    runs: list[_Run] = []
 
-    def work(i: int) -> tuple[Report, Firsts]:
+    def work(i: int) -> tuple[Lesion, ...]:
         firsts = Firsts(clock)
-        return predictor.analyze(exam, progress=firsts, cancel=cancel), firsts
+        report = predictor.analyze(exam, progress=firsts, cancel=cancel)
+        if i >= 0:  # the report itself is let go: its mask would count as memory of the next runs
+            runs.append(_Run(report.timing_ms, report.trace, firsts, report.exam.shape))
+        return report.lesions
 
-    def check(i: int, answer: tuple[Report, Firsts]) -> None:
+    def check(i: int, lesions: tuple[Lesion, ...]) -> None:
         if not first:
-            first.append(answer[0])
-        require_same_findings(first[0].lesions, answer[0].lesions, f"repetition {i}")
-
-    def kept(i: int) -> tuple[Report, Firsts]:
-        answer = work(i)
-        if i >= 0:
-            runs.append(answer)
-        return answer
+            first.append(lesions)
+        require_same_findings(first[0], lesions, f"repetition {i}")
 
     before = Counters.read()
     restart_peak_memory()
     samples = measure(
-        kept, repetitions=plan.repetitions, warm_up=plan.warm_up, check=check, progress=progress, clock=clock
+        work, repetitions=plan.repetitions, warm_up=plan.warm_up, check=check, progress=progress, clock=clock
     )
     peak = peak_memory_mib()
     after = Counters.read()
     predictor.self_check()
-    report, firsts = runs[samples.median_run]
+    run = runs[samples.median_run]
     wall_ms = samples.wall_s[samples.median_run] * 1e3
-    busy = report.timing_ms.stages
+    busy = run.timing_ms.stages
     conditions = conditions_of(predictor)
     on_cpu = conditions["device"] == "cpu"
     return Measurement(
         what="exam",
-        conditions={**conditions, "shape": list(report.exam.shape), "file_bytes": exam.stat().st_size},
+        conditions={**conditions, "shape": list(run.shape), "file_bytes": exam.stat().st_size},
         samples_ms=tuple(s * 1e3 for s in samples.wall_s),
         percentiles=samples.percentiles_ms(plan.percents),
         rate=len(samples.wall_s) / sum(samples.wall_s) * 3600,
         rate_unit="exams/h",
         checked=samples.checked,
         figures={
-            "lesions": len(report.lesions),
-            "first_section_ms": firsts.ms("segment"),
-            "first_finding_ms": firsts.ms("classify"),
+            "lesions": len(first[0]),
+            "first_section_ms": run.firsts.ms("segment"),
+            "first_finding_ms": run.firsts.ms("classify"),
             "cpu_s": sum(samples.cpu_s) / len(samples.cpu_s),
             "overlap": samples.overlap(predictor.threads) if on_cpu else None,
             "wall_over_busiest_stage": wall_ms / max(busy.values()),
@@ -123,7 +132,7 @@ def bench_exam(
         },
         stages=stage_table(busy, wall_ms, tuple(busy)),
         slowdowns=slowdowns(before, after),
-        trace=report.trace,
+        trace=run.trace,
     )
 
 
