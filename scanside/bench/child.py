@@ -19,6 +19,7 @@ def stamped(how: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds of the monotonic clock at the end of each part, the conditions, and peak memory."""
     stamps = [_now_ms()]
     import numpy as np
+    import onnxruntime  # noqa: F401 - counted here, not where networks are loaded
 
     import scanside
     from scanside.bench.machine import peak_memory_mib
