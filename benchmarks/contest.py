@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,8 +26,10 @@ WORKER = Path(__file__).parent / "worker.py"
 
 CENTROID_MM = 1.0
 BOX_MM = 2.0
-PROBABILITY = {"fp32": 0.02, "bf16": 0.1, "fp16": 0.05, "int8": 0.1}
-"""How far two contestants' answers to one lesion may lie apart: one or two section pixels, and by precision."""
+PROBABILITY = {"fp32": 0.02, "rounded": 0.3}
+"""How far two contestants' answers to one lesion may lie apart: one or two section pixels; probabilities of two that
+compute in FP32, or of which one rounds. Rounding that moves a box by a pixel changes the crop, so what it did is
+published (`probability_off`), and the limit only catches what is broken."""
 BORDERLINE = 0.02
 """A lesion that one of two finds alone must score this near to the least score: rounding decides there."""
 
@@ -156,11 +158,11 @@ def hold(
                 print(f"{contestant.name} is left out: {skipped[contestant.name]}", file=sys.stderr, flush=True)
                 continue
             reference = reference if workers else first["lesions"]
-            alone = 0
+            agreement = Agreement()
             if least_score is not None:
-                precision = _precision(about)
-                alone = require_same_lesions(contestant.name, reference, first["lesions"], precision, least_score)
-            about[contestant.name] |= {"lesions": len(first["lesions"]), "borderline_alone": alone}
+                precisions = [about[n]["precision"] for n in (contestants[0].name, contestant.name)]
+                agreement = require_same_lesions(contestant.name, reference, first["lesions"], precisions, least_score)
+            about[contestant.name] |= {"lesions": len(first["lesions"]), **asdict(agreement)}
             workers.append(worker)
         for number in range(rounds):
             order = list(workers)
@@ -170,7 +172,8 @@ def hold(
                     continue
                 answer = worker.run()
                 if least_score is not None:
-                    require_same_lesions(worker.name, reference, answer["lesions"], _precision(about), least_score)
+                    precisions = [about[n]["precision"] for n in (contestants[0].name, worker.name)]
+                    require_same_lesions(worker.name, reference, answer["lesions"], precisions, least_score)
                 rows.add(
                     {
                         "round": number,
@@ -185,22 +188,34 @@ def hold(
     return Outcome(about, skipped, rows.rows)
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How two contestants' lesions compare: borderline ones that one alone finds, and the largest differences."""
+
+    borderline_alone: int = 0
+    box_off_mm: float = 0.0
+    probability_off: float = 0.0
+
+
 def require_same_lesions(
     name: str,
     expected: Sequence[Mapping[str, Any]],
     found: Sequence[Mapping[str, Any]],
-    precision: str,
+    precisions: Sequence[str],
     least_score: float,
-) -> int:
-    """How many lesions only one of two finds, all of them borderline; the others must be the same.
+) -> Agreement:
+    """How the lesions of two contestants that compute in `precisions` agree.
 
-    Two lesions are the same within `CENTROID_MM`, `BOX_MM`, and `PROBABILITY` of the precision.
+    Two lesions are the same within `CENTROID_MM`, `BOX_MM` and `PROBABILITY`; only borderline ones may be found by one
+    of two alone.
 
     Raises
     ------
     EngineError
         A lesion that is not borderline is found by one alone, or two that belong together differ by more.
     """
+    likely = PROBABILITY["fp32" if set(precisions) == {"fp32"} else "rounded"]
+    box_off = probability_off = 0.0
     left, alone = list(found), []
     for lesion in expected:
         near = min(left, key=lambda other: _distance(lesion["centroid_mm"], other["centroid_mm"]), default=None)
@@ -208,10 +223,10 @@ def require_same_lesions(
             alone.append(lesion)
             continue
         left.remove(near)
-        for what, difference, limit in (
-            ("box, mm", float(np.abs(np.subtract(lesion["box_mm"], near["box_mm"])).max()), BOX_MM),
-            ("probability", abs(lesion["probability"] - near["probability"]), PROBABILITY[precision]),
-        ):
+        box = float(np.abs(np.subtract(lesion["box_mm"], near["box_mm"])).max())
+        probability = abs(lesion["probability"] - near["probability"])
+        box_off, probability_off = max(box_off, box), max(probability_off, probability)
+        for what, difference, limit in (("box, mm", box, BOX_MM), ("probability", probability, likely)):
             if not difference <= limit:
                 raise EngineError(
                     f"a contestant finds another lesion ({what})",
@@ -227,7 +242,7 @@ def require_same_lesions(
                 expected=f"alone only what scores below {least_score + BORDERLINE:g}",
                 found=f"{len(expected)} and {len(found)} lesions, one alone with {lesion['detection_score']:.3f}",
             )
-    return len(alone) + len(left)
+    return Agreement(len(alone) + len(left), box_off, probability_off)
 
 
 def summary(outcome: Outcome, ours: str) -> list[dict[str, Any]]:
@@ -254,6 +269,8 @@ def summary(outcome: Outcome, ours: str) -> list[dict[str, Any]]:
                 "peak_rss_mib": max(memory) if memory else "",
                 "lesions": outcome.about[name]["lesions"],
                 "borderline_alone": outcome.about[name]["borderline_alone"],
+                "box_off_mm": round(outcome.about[name]["box_off_mm"], 2),
+                "probability_off": round(outcome.about[name]["probability_off"], 4),
                 "rounds": len(numbers),
             }
         )
@@ -279,15 +296,6 @@ def standard_file(shape: tuple[int, int, int], seed: int, work: Path) -> Path:
             raise OutputError("the exam cannot be kept", where=folder, found=error.strerror) from error
         exam, _ = write_phantom(folder, seed=seed, shape=shape)
     return exam
-
-
-def _precision(about: Mapping[str, Mapping[str, Any]]) -> str:
-    """The least exact arithmetic that takes part as far as it is known; peers run fp32 or their runtime's default."""
-    stated = {str(said["precision"]) for said in about.values() if "precision" in said}
-    rounded = stated - {"fp32"}
-    peers_round = any("precision" not in said for said in about.values())
-    names = rounded or ({"bf16"} if peers_round and "openvino" in about else {"fp32"})
-    return max(names, key=PROBABILITY.__getitem__)
 
 
 def _distance(a: Sequence[float], b: Sequence[float]) -> float:

@@ -103,6 +103,7 @@ def exam_part(result: Result, docs: Path) -> str:
                 _range(row, "ratio_", ""),
                 verdict,
                 row["peak_rss_mib"],
+                row["probability_off"],
             )
         )
     left_out = "".join(f"\n{name} is left out: {reason}.\n" for name, reason in record["left_out"].items())
@@ -112,7 +113,10 @@ def exam_part(result: Result, docs: Path) -> str:
             f"## The whole exam: {result.name}\n",
             where_from(record, f"policy `{record['policy']}`, {record['ran_precision']}, {record['threads']} threads"),
             f"![Seconds an exam, each contestant]({relative(plot, docs)})\n",
-            markdown(("", "is", "seconds (range)", "times as long as ours (range)", "goal", "peak MiB"), lines),
+            markdown(
+                ("", "is", "seconds (range)", "times as long as ours (range)", "goal", "peak MiB", "probability off"),
+                lines,
+            ),
             left_out,
         ]
     )

@@ -49,9 +49,8 @@ def peer_contestant(name: str, job: dict[str, Any]) -> tuple[Callable[[], list[d
 
     module = import_module(f"benchmarks.peers.{name}")
     peer = module.make(load_pack(job["pack"]), job["threads"])
-    return lambda: [asdict(found) for found in peer.analyze(Path(job["exam"]))], {
-        "about": module.__doc__.split("\n")[0]
-    }
+    about = {"about": module.__doc__.split("\n")[0], "precision": peer.precision}
+    return lambda: [asdict(found) for found in peer.analyze(Path(job["exam"]))], about
 
 
 def peak_rss_mib() -> float | None:

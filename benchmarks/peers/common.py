@@ -46,6 +46,9 @@ class Found:
 class Peer(Protocol):
     """One way to run an exam. Made once; `analyze` is what is timed, from the file to the lesions."""
 
+    precision: str
+    """The arithmetic of its networks: fp32, bf16 or fp16."""
+
     def analyze(self, exam: Path) -> list[Found]: ...
 
 

@@ -19,6 +19,8 @@ from scanside.pack import Pack
 class CudaGraphs:
     """Both networks in FP16 on the first GPU; the processor's part runs as in the paper's way."""
 
+    precision = "fp16"
+
     def __init__(self, pack: Pack, threads: int) -> None:
         if not torch.cuda.is_available():
             raise EngineError("PyTorch sees no GPU", remedy="run this peer where there is one")

@@ -42,6 +42,8 @@ class OpenvinoAsync:
         self._queues: dict[tuple[int, ...], Any] = {}
         classifier = self._core.read_model(fp32_graph(pack.graph_bytes("classifier")))
         self._classifier = self._core.compile_model(classifier, "CPU", self._how)
+        hint = self._classifier.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        self.precision = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}.get(hint, hint)
 
     def analyze(self, exam: Path) -> list[Found]:
         voxels = pixel_array(exam)

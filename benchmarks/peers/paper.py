@@ -18,6 +18,8 @@ from scanside.pack import Pack
 class Paper:
     """Both networks in eager PyTorch on `threads` threads."""
 
+    precision = "fp32"
+
     def __init__(self, pack: Pack, threads: int) -> None:
         torch.set_num_threads(threads)
         self._manifest = pack.manifest

@@ -17,6 +17,8 @@ from scanside.pack import Pack
 class PlainOnnx:
     """Both networks in ONNX Runtime on `threads` threads."""
 
+    precision = "fp32"
+
     def __init__(self, pack: Pack, threads: int) -> None:
         self._pack = pack
         self._segmenter, self._classifier = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks import compare, contest, exam
-from benchmarks.contest import Contestant, Outcome, Worker, hold, require_same_lesions, summary
+from benchmarks.contest import Agreement, Contestant, Outcome, Worker, hold, require_same_lesions, summary
 from benchmarks.done import Rows
 from scanside.errors import EngineError, UsageError
 from scanside.exam.geometry import Geometry
@@ -17,6 +17,7 @@ from scanside.exam.write import write_dicom
 if TYPE_CHECKING:
     from tests.conftest import BlobVolume
 
+FP32, ROUNDED = ("fp32", "fp32"), ("fp32", "bf16")
 CPU = {"device": "cpu", "precision": "fp32"}
 
 
@@ -59,7 +60,7 @@ def test_ratios_are_those_of_the_same_round() -> None:
         for name, values in seconds.items()
         for n, s in enumerate(values)
     ]
-    about = {name: {"lesions": 1, "borderline_alone": 0} for name in seconds}
+    about = {name: {"lesions": 1, "borderline_alone": 0, "box_off_mm": 0.0, "probability_off": 0.0} for name in seconds}
     row = summary(Outcome(about, {}, rounds), "ours")[1]
     assert (row["ratio_median"], row["ratio_low"], row["ratio_high"]) == (3.0, 2.0, 4.0)
     assert (row["median_s"], row["rounds"], row["peak_rss_mib"]) == (8.0, 3, 7)
@@ -68,14 +69,23 @@ def test_ratios_are_those_of_the_same_round() -> None:
 def test_the_same_lesions_in_any_order() -> None:
     ours = [lesion(0), lesion(40)]
     theirs = [lesion(40.9, probability=0.51), lesion(0.5, grow=0.9)]
-    assert require_same_lesions("peer", ours, theirs, "fp32", 0.5) == 0
-    assert require_same_lesions("peer", [], [], "fp32", 0.5) == 0
+    assert require_same_lesions("peer", ours, theirs, FP32, 0.5) == Agreement(
+        0, pytest.approx(0.9), pytest.approx(0.01)
+    )
+    assert require_same_lesions("peer", [], [], FP32, 0.5) == Agreement()
+
+
+def test_what_rounding_did_to_a_probability_is_told() -> None:
+    agreement = require_same_lesions("peer", [lesion(0)], [lesion(0, probability=0.69)], ROUNDED, 0.5)
+    assert agreement.probability_off == pytest.approx(0.19)
+    with pytest.raises(EngineError, match="probability"):
+        require_same_lesions("peer", [lesion(0)], [lesion(0, probability=0.81)], ROUNDED, 0.5)
 
 
 def test_rounding_may_decide_about_a_borderline_lesion_alone() -> None:
     both = [lesion(0), lesion(40, score=0.51)]
-    assert require_same_lesions("peer", both, [lesion(0)], "bf16", 0.5) == 1
-    assert require_same_lesions("peer", [lesion(0)], both, "bf16", 0.5) == 1
+    assert require_same_lesions("peer", both, [lesion(0)], ROUNDED, 0.5).borderline_alone == 1
+    assert require_same_lesions("peer", [lesion(0)], both, ROUNDED, 0.5).borderline_alone == 1
 
 
 @pytest.mark.parametrize(
@@ -91,7 +101,7 @@ def test_rounding_may_decide_about_a_borderline_lesion_alone() -> None:
 )
 def test_another_lesion_is_an_error(theirs: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(EngineError, match=message):
-        require_same_lesions("peer", [lesion(0)], theirs, "fp32", 0.5)
+        require_same_lesions("peer", [lesion(0)], theirs, FP32, 0.5)
 
 
 def test_the_first_contestant_must_run(blobs: Path, tmp_path: Path) -> None:

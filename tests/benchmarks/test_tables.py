@@ -45,12 +45,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "contestants": {"scanside": {"is": "ours"}, "paper": {"is": "eager"}, "openvino": {"is": "async"}},
         "left_out": {"cuda-graphs": "PyTorch sees no GPU"},
     }
-    columns = "contestant,median_s,low_s,high_s,ratio_median,ratio_low,ratio_high,peak_rss_mib,lesions,rounds\n"
+    columns = "contestant,median_s,low_s,high_s,ratio_median,ratio_low,ratio_high,peak_rss_mib,probability_off\n"
     (folder / "exam-cpu2-bf16.csv").write_text(
         columns
-        + "scanside,5.0,4.9,5.5,1.0,1.0,1.0,900,3,9\n"
-        + "paper,60.0,58.0,66.0,12.0,11.0,13.0,2000,3,9\n"
-        + "openvino,4.5,4.4,4.8,0.9,0.85,0.97,1500,3,9\n"
+        + "scanside,5.0,4.9,5.5,1.0,1.0,1.0,900,0.0\n"
+        + "paper,60.0,58.0,66.0,12.0,11.0,13.0,2000,0.001\n"
+        + "openvino,4.5,4.4,4.8,0.9,0.85,0.97,1500,0.02\n"
     )
     (folder / "exam-cpu2-bf16.json").write_text(json.dumps(record))
     (folder / "exam-cpu2-bf16-rounds.csv").write_text("round\n0\n")
@@ -148,7 +148,7 @@ def test_the_page_holds_every_table_and_plot(results: Path, tmp_path: Path) -> N
     links = re.findall(r"\]\(([^)]+)\)", text)
     assert len(links) == 4
     assert all((tmp_path / link).read_bytes()[:4] == b"\x89PNG" for link in links)
-    assert "| paper | eager | 60.0 (58.0 to 66.0) | 12.0 (11.0 to 13.0) | 10 x: reached | 2000 |" in text
+    assert "| paper | eager | 60.0 (58.0 to 66.0) | 12.0 (11.0 to 13.0) | 10 x: reached | 2000 | 0.001 |" in text
     assert "| 0.9 (0.85 to 0.97) | 1 x: missed |" in text
     assert "cuda-graphs is left out: PyTorch sees no GPU" in text
     assert "Invented 9000, 2 cores, avx512amx" in text
