@@ -135,24 +135,22 @@ def make_table(
 def segmenter_bound(
     predictor: Predictor, geometry: Geometry, rounds: int, rates: Mapping[str, Any]
 ) -> tuple[Bound, list[Layer]]:
-    """All sections of an exam: counted for one of each shape, timed in the pack's batches."""
+    """All sections of an exam, counted and timed in the pack's batches: a batch reads the weights once."""
     spec, graph = predictor.segmenter.spec, predictor.pack.graph_bytes("segmenter")
     layers: list[Layer] = []
     seconds = least = 0.0
     for plane in predictor.segmenter.planes:
         grid = SectionGrid.over(geometry, plane, spec.pitch_mm, spec.every_mm)
         height, width = padded_shape(grid.shape, spec.size_multiple)
-        one = layers_of(
-            graph, {spec.input: np.zeros((1, 1, height, width), np.uint8)}, {"height": height, "width": width}
-        )
         pixels = np.random.default_rng(0).integers(0, 256, (spec.batch, 1, height, width), dtype=np.uint8)
         answer = np.empty_like(pixels)
+        batch = layers_of(graph, {spec.input: pixels}, {"height": height, "width": width})
         each = (
             median_s(lambda pixels=pixels, answer=answer: predictor.segmenter.run(pixels, answer), rounds) / spec.batch
         )
         seconds += each * len(grid)
-        least += bound_s(one, **rates) * len(grid)
-        layers += times(one, len(grid))
+        least += bound_s(batch, **rates) * len(grid) / spec.batch
+        layers += times(batch, len(grid) / spec.batch)
     return Bound("segment", *totals(layers, rates["precision"]), least, seconds), layers
 
 
@@ -161,12 +159,13 @@ def classifier_bound(
 ) -> tuple[Bound, list[Layer]]:
     """All triplets of an exam with `lesions` (of one where it has none)."""
     spec, count = predictor.classifier.spec, max(1, lesions) * predictor.classifier.rule.frames
-    black = {name: np.zeros((1, 1, spec.size, spec.size), np.uint8) for name in spec.inputs.values()}
-    one = layers_of(predictor.pack.graph_bytes("classifier"), black)
     crops = {p: np.zeros((spec.batch, 1, spec.size, spec.size), np.uint8) for p in predictor.classifier.rule.planes}
-    seconds = median_s(lambda: predictor.classifier.run(crops), rounds) / spec.batch * count
-    layers = times(one, count)
-    return Bound("classify", *totals(layers, rates["precision"]), bound_s(one, **rates) * count, seconds), layers
+    inputs = {spec.inputs[plane.value]: pixels for plane, pixels in crops.items()}
+    batch = layers_of(predictor.pack.graph_bytes("classifier"), inputs)
+    batches = count / spec.batch
+    seconds = median_s(lambda: predictor.classifier.run(crops), rounds) * batches
+    layers = times(batch, batches)
+    return Bound("classify", *totals(layers, rates["precision"]), bound_s(batch, **rates) * batches, seconds), layers
 
 
 def other_bounds(
@@ -208,9 +207,9 @@ def layer_rows(networks: Sequence[tuple[str, Sequence[Layer]]], rates: Mapping[s
     return rows
 
 
-def times(layers: Sequence[Layer], count: int) -> list[Layer]:
+def times(layers: Sequence[Layer], count: float) -> list[Layer]:
     """Each layer's work `count` times."""
-    return [Layer(x.kind, x.operations * count, x.bytes * count, x.seconds * count) for x in layers]
+    return [Layer(x.kind, round(x.operations * count), round(x.bytes * count), x.seconds * count) for x in layers]
 
 
 def totals(layers: Sequence[Layer], precision: str) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import torch
+import torch._dynamo
 from torch import nn
 
 from benchmarks.peers.common import Found
