@@ -137,20 +137,22 @@ def segmenter_bound(
 ) -> tuple[Bound, list[Layer]]:
     """All sections of an exam, counted and timed in the pack's batches: a batch reads the weights once."""
     spec, graph = predictor.segmenter.spec, predictor.pack.graph_bytes("segmenter")
+    grids = [SectionGrid.over(geometry, p, spec.pitch_mm, spec.every_mm) for p in predictor.segmenter.planes]
+    shapes = [padded_shape(grid.shape, spec.size_multiple) for grid in grids]
+    smallest = min(height * width for height, width in shapes)
     layers: list[Layer] = []
     seconds = least = 0.0
-    for plane in predictor.segmenter.planes:
-        grid = SectionGrid.over(geometry, plane, spec.pitch_mm, spec.every_mm)
-        height, width = padded_shape(grid.shape, spec.size_multiple)
-        pixels = np.random.default_rng(0).integers(0, 256, (spec.batch, 1, height, width), dtype=np.uint8)
+    for grid, (height, width) in zip(grids, shapes, strict=True):
+        size = max(1, spec.batch * smallest // (height * width))  # as the pipeline fills its batches
+        pixels = np.random.default_rng(0).integers(0, 256, (size, 1, height, width), dtype=np.uint8)
         answer = np.empty_like(pixels)
         batch = layers_of(graph, {spec.input: pixels}, {"height": height, "width": width})
-        each = (
-            median_s(lambda pixels=pixels, answer=answer: predictor.segmenter.run(pixels, answer), rounds) / spec.batch
+        batches = len(grid) / size
+        seconds += (
+            median_s(lambda pixels=pixels, answer=answer: predictor.segmenter.run(pixels, answer), rounds) * batches
         )
-        seconds += each * len(grid)
-        least += bound_s(batch, **rates) * len(grid) / spec.batch
-        layers += times(batch, len(grid) / spec.batch)
+        least += bound_s(batch, **rates) * batches
+        layers += times(batch, batches)
     return Bound("segment", *totals(layers, rates["precision"]), least, seconds), layers
 
 
