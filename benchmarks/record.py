@@ -18,16 +18,30 @@ from typing import Any
 import scanside
 from scanside.exam.write import atomic_file
 
+PLACES = ("--out", "--work", "--docs", "--pack", "--busbra", "--imagenet")
+"""Options that say where things lie here: no part of what was measured."""
+
 
 def conditions() -> dict[str, Any]:
     """Command, versions, source and date."""
     return {
-        "command": "python -m benchmarks " + " ".join(sys.argv[1:]),
+        "command": command(sys.argv[1:]),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "scanside": scanside.__version__,
         "source": source_tree(),
         **versions(),
     }
+
+
+def command(words: Sequence[str]) -> str:
+    """The command line as anyone could give it: without the folders of this machine."""
+    kept, skip = [], False
+    for word in words:
+        name, given, _ = word.partition("=")
+        if not skip and name not in PLACES:
+            kept.append(word)
+        skip = name in PLACES and not given
+    return " ".join(["python -m benchmarks", *kept])
 
 
 def versions() -> dict[str, str]:
