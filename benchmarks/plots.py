@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from scanside.exam.write import atomic_file
 
 Rows = Sequence[Mapping[str, str]]
+SHOWN_SHARE = 0.005
+"""Kinds of layers with less of the networks' least time are left out of the roofline."""
 
 
 def contest(rows: Rows, path: Path, title: str) -> Path:
@@ -70,12 +72,13 @@ def start(rows: Rows, path: Path) -> Path:
 
 
 def roofline(layers: Rows, path: Path, *, gop_per_s: float, gb_per_s: float) -> Path:
-    """Kinds of layers by operations a byte, under the matrix rate and the memory rate."""
+    """Kinds of layers by operations a byte, under the matrix rate and the memory rate; those that matter."""
+    whole = sum(float(row["bound_s"]) for row in layers)
     figure, axes = _figure((7, 4))
     points = [
         (row["network"], row["kind"], float(row["operations_per_byte"]), float(row["gop"]), float(row["bound_s"]))
         for row in layers
-        if row["operations_per_byte"] and float(row["bound_s"]) > 0 and float(row["gop"]) > 0
+        if row["operations_per_byte"] and float(row["bound_s"]) > SHOWN_SHARE * whole and float(row["gop"]) > 0
     ]
     knee = gop_per_s / gb_per_s
     span = [min([0.05, *(p[2] for p in points)]), knee, max([10 * knee, *(p[2] for p in points)])]
@@ -85,7 +88,7 @@ def roofline(layers: Rows, path: Path, *, gop_per_s: float, gb_per_s: float) -> 
         axes.scatter([p[2] for p in of], [p[3] / p[4] for p in of], color=colour, label=network, s=20)
         for _, kind, x, gop, bound in of:
             axes.annotate(kind, (x, gop / bound), (3, 3), textcoords="offset points", fontsize=7)
-    axes.set(xlabel="operations a byte (FP32)", ylabel="Gop/s at best")
+    axes.set(xlabel="operations a byte", ylabel="Gop/s at best")
     axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
     return _written(figure, path)

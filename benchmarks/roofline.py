@@ -190,11 +190,15 @@ def other_bounds(
 
 
 def layer_rows(networks: Sequence[tuple[str, Sequence[Layer]]], rates: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each network's layers by kind: operations, bytes and the least time at the measured rates."""
+    """Each network's layers by kind: operations, bytes and the least time at the measured rates.
+
+    Operations a byte are those of the precision that ran; layers that are fused move no bytes of their own.
+    """
     rows = []
     for network, layers in networks:
         for work in by_kind(layers):
             of_kind = [layer for layer in layers if layer.kind == work.kind]
+            moved = moved_bytes(of_kind, rates["precision"])
             rows.append(
                 {
                     "network": network,
@@ -202,7 +206,7 @@ def layer_rows(networks: Sequence[tuple[str, Sequence[Layer]]], rates: Mapping[s
                     "layers": work.layers,
                     "gop": round(work.operations / 1e9, 3),
                     "gb_fp32": round(work.bytes / 1e9, 3),
-                    "operations_per_byte": round(work.operations / work.bytes, 2) if work.bytes else "",
+                    "operations_per_byte": round(work.operations / moved, 2) if moved else "",
                     "bound_s": round(bound_s(of_kind, **rates), 4),
                 }
             )
