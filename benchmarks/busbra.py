@@ -5,12 +5,15 @@ Every finished fold leaves its predictions at once; a killed run continues where
 
 from __future__ import annotations
 
+import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.record import conditions, write_json
+from benchmarks.table import Table, seed_range
 from scanside.training.recipe import ViewsRecipe, load_recipe
 
 STRIDE_AT = "1x1"
@@ -45,3 +48,27 @@ def make_table(busbra: Path, imagenet: Path, work: Path, folds: Sequence[int], o
         both = train_views(replace(two_views, seed=fold), split, folder, name="two_views", single=single)
         finish("two_views", two_views, both, pairs.test)
         print(f"fold {fold} done", flush=True)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the table takes."""
+    parser.add_argument("--busbra", type=Path, required=True, help="folder of BUS-BRA")
+    parser.add_argument("--imagenet", type=Path, required=True, help="folder of ResNet50 weights in the Keras layout")
+    parser.add_argument("--work", type=Path, required=True, help="folder for weights and checkpoints")
+    parser.add_argument("--folds", type=seed_range, default=range(1, 6), help="FIRST:END")
+
+
+def minutes(given: Mapping[str, Any]) -> float:
+    """Roughly forty minutes a fold."""
+    return len(given["folds"]) * 40
+
+
+TABLE = Table(
+    "busbra",
+    "classification of BUS-BRA's lesions over its five folds",
+    make_table,
+    minutes,
+    arguments,
+    needs="BUS-BRA and ImageNet weights",
+    takes_pack=False,
+)

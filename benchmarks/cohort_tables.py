@@ -7,11 +7,12 @@ as it is finished; run again, finished models are left alone and a killed one go
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.record import conditions, write_csv, write_json
+from benchmarks.table import Table
 from scanside.errors import UsageError
 
 TABLE_2 = tuple((backbone, "fusion2") for backbone in ("vgg19", "densenet161", "resnet101", "resnet50"))
@@ -134,3 +136,35 @@ def point_estimates(labels: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
 
 def _share(part: int, whole: int) -> float | str:
     return round(part / whole, 4) if whole else ""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the table takes."""
+    parser.add_argument("--cohort", type=Path, required=True, help="folder of the lesions; made, or continued")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the trainings; continued")
+    parser.add_argument("--imagenet", type=Path, help="ResNet50 weights (Keras layout) for the resnet50 models")
+    models = "may be given several times; all of both tables if absent"
+    parser.add_argument("--model", dest="models", action="append", metavar="BACKBONE:VARIANT", help=models)
+    parser.add_argument("--part", dest="parts", action="append", help="parts of the cohort; all but parity if absent")
+    parser.add_argument("--recipe", default="tables", help="a recipe of the package, or the path of a .toml file")
+    parser.add_argument("--difficulty", type=float, default=0.0, help="how far the classes' looks overlap, 0 to 1")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--minutes", type=float)
+
+
+def minutes(given: Mapping[str, Any]) -> float:
+    """Half an hour for the lesions and twenty minutes a model."""
+    return 30 + 20 * len(given["models"] or [None] * 8)
+
+
+TABLE = Table(
+    "cohort-tables",
+    "the paper's Tables 2 and 3 on phantom lesions",
+    make_table,
+    minutes,
+    arguments,
+    needs="folders for the cohort and the trainings",
+    takes_pack=False,
+)

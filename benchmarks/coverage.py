@@ -6,6 +6,7 @@ used where it is known to fail, shown beside the one that this package prints).
 
 from __future__ import annotations
 
+import argparse
 import math
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from benchmarks.record import conditions, write_csv, write_json
+from benchmarks.table import Table
 from scanside.evaluation.agreement import cohen_kappa, fleiss_kappa_resampled
 from scanside.evaluation.diagnosis import Interval, clopper_pearson, clustered_wilson, wilson
 from scanside.evaluation.resampling import Bootstrap, percentile_interval, weighted_accuracy, weighted_auc
@@ -256,3 +258,18 @@ def _six_raters(n: int, agree: float) -> Draw:
         return percentile_interval(bootstrap.values(lambda weights: fleiss_kappa_resampled(calls, weights)))
 
     return _each(draw)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the table takes."""
+    parser.add_argument("--repetitions", type=int, default=4000)
+
+
+TABLE = Table(
+    "coverage",
+    "how often the 95 %% intervals of the evaluation hold the truth",
+    make_table,
+    lambda given: 40,
+    arguments,
+    takes_pack=False,
+)

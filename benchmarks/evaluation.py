@@ -5,6 +5,7 @@ It runs in one thread: on an idle machine the wall time is close to the processo
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 from benchmarks.invented import write_invented
 from benchmarks.record import conditions, write_csv, write_json
+from benchmarks.table import Table
 from scanside.errors import OutputError
 
 SIZES = {"test A": (200, 300), "test B": (230, 270)}
@@ -65,3 +67,18 @@ def _timed(folder: Path, readers: bool) -> dict[str, Any]:
         raise OutputError("the evaluation failed", found=done.stderr.strip())
     used = after.children_user + after.children_system - before.children_user - before.children_system
     return {"readers": int(readers), "seconds": round(seconds, 2), "processor_seconds": round(used, 2)}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the table takes."""
+    parser.add_argument("--repetitions", type=int, default=5)
+
+
+TABLE = Table(
+    "evaluation",
+    "how long `scanside evaluate` takes for 1,000 cases",
+    make_table,
+    lambda given: 2,
+    arguments,
+    takes_pack=False,
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 from pydicom import uid
 
 import scanside
-from benchmarks.record import conditions, write_csv, write_json
+from benchmarks.done import Rows
+from benchmarks.record import conditions, source_tree, write_json
+from benchmarks.table import Table
 from scanside.exam.phantom import Phantom, make_phantom
 from scanside.exam.write import write_dicom, write_dicom_series, write_enhanced_us, write_nrrd
 from scanside.report.model import Lesion
@@ -97,14 +100,37 @@ def make_table(seed: int, out: Path, pack: Path | None) -> None:
     phantom = make_phantom(seed, shape=SHAPE, extent_mm=EXTENT_MM, lesions=2)
     predictor = scanside.load(pack)
     reference = predictor.analyze(phantom.voxels, spacing_mm=phantom.geometry.spacing_mm).lesions
-    rows = [{"form": "array in memory", **differences(reference, reference)}]
+    table = out / f"formats-seed{seed}.csv"
+    rows = Rows(table, ("form",), {"seed": seed, "pack": predictor.pack.sha256, "tree": source_tree()})
+    if ("array in memory",) not in rows:
+        rows.add({"form": "array in memory", **differences(reference, reference)})
     for form, write in writers(phantom).items():
+        if (form,) in rows:
+            continue
         with tempfile.TemporaryDirectory(prefix="scanside-formats-") as folder:
             write(Path(folder))
             exam = next(Path(folder).iterdir())
-            rows.append({"form": form, **differences(reference, predictor.analyze(exam).lesions)})
-        print(rows[-1], flush=True)
-    table = out / f"formats-seed{seed}.csv"
-    write_csv(table, rows)
+            rows.add({"form": form, **differences(reference, predictor.analyze(exam).lesions)})
+        print(rows.rows[-1], flush=True)
     phantom_of = {"seed": seed, "shape": SHAPE, "extent_mm": EXTENT_MM}
-    write_json(table.with_suffix(".json"), {**conditions(), **phantom_of, "forms": len(rows)})
+    write_json(table.with_suffix(".json"), {**conditions(), **phantom_of, "forms": len(rows.rows)})
+    rows.finish()
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the table takes."""
+    parser.add_argument("--seed", type=int, default=5100)
+
+
+def minutes(given: Mapping[str, Any]) -> float:
+    """Roughly, whatever the seed."""
+    return 12
+
+
+TABLE = Table(
+    "formats",
+    "the same exam in every format and transfer syntax gives the same lesions",
+    make_table,
+    minutes,
+    arguments,
+)

@@ -5,9 +5,10 @@ Frames come at the scanner's rate, each at its time whether or not the analysis 
 
 from __future__ import annotations
 
+import argparse
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 
 import scanside
 from benchmarks.record import conditions, write_csv, write_json
+from benchmarks.table import Table, seed_range
+from scanside.console.options import shape_from
 from scanside.engine.predictor import Predictor
 from scanside.exam.phantom import Phantom, make_phantom
 from scanside.report.model import Lesion
@@ -95,3 +98,24 @@ def resident_mb() -> float:
     except OSError:
         return float("nan")
     return pages * resource.getpagesize() / 2**20
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the table takes."""
+    parser.add_argument("--precision", default="auto", help="as for scanside analyze")
+    parser.add_argument("--shape", type=shape_from, default=(318, 600, 800), help="SWEEPxDEPTHxLATERAL")
+    parser.add_argument("--seeds", type=seed_range, default=range(5200, 5203), help="FIRST:END")
+    parser.add_argument("--policy", choices=("exact", "confirm"), default="confirm")
+    rates = (STANDARD_RATE, 4 * STANDARD_RATE)
+    parser.add_argument("--rates", type=float, nargs="+", default=rates, help="frames a second")
+
+
+def minutes(given: Mapping[str, Any]) -> float:
+    """The sweeps' own time, and half a minute each for the phantom and the offline run."""
+    sweeps_s = sum(given["shape"][0] / rate for rate in given["rates"])
+    return len(given["seeds"]) * (sweeps_s / 60 + 0.5)
+
+
+TABLE = Table(
+    "live", "seconds from the last frame of a sweep in real time to its report", make_table, minutes, arguments
+)

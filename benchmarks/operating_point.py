@@ -7,6 +7,7 @@ the lowest detection score. Seeds 2000 to 2999 are kept for this.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import Any
 import numpy as np
 
 import scanside
-from benchmarks.record import conditions, write_csv, write_json
+from benchmarks.done import Rows
+from benchmarks.record import conditions, source_tree, write_json
+from benchmarks.table import Table, seed_range
 from scanside.engine.components import level_of
 from scanside.engine.link import link
 from scanside.engine.networks import Segmenter
@@ -50,13 +53,19 @@ def make_table(seeds: Sequence[int], out: Path, pack: Path | None) -> None:
         raise UsageError("these seeds are not kept for the operating point", expected=f"within {SEEDS}", found=seeds)
     counts: dict[tuple[float, float, float], np.ndarray] = {}
     with scanside.load(pack) as predictor:
-        for seed in seeds:
-            phantom = make_phantom(seed)
-            for point, row in _counts(phantom, predictor.segmenter).items():
-                counts[point] = counts.get(point, np.zeros(3, int)) + row
-            print(f"phantom {seed} done", flush=True)
         graph = predictor.pack.manifest.segmenter.graph
         record = {"graph": graph, "sha256": predictor.pack.manifest.files[graph].sha256}
+        made_with = {"seeds": list(seeds), "segmenter": record["sha256"], "tree": source_tree()}
+        kept = Rows(out / "operating-point.csv", ("seed",), made_with)
+        for seed in seeds:
+            if (seed,) not in kept:
+                points = _counts(make_phantom(seed), predictor.segmenter)
+                kept.add({"seed": seed, "counts": [[*point, *row.tolist()] for point, row in points.items()]})
+                print(f"phantom {seed} done", flush=True)
+    for row in kept.rows:
+        for smoothing, threshold, score, *found in row["counts"]:
+            point = (smoothing, threshold, score)
+            counts[point] = counts.get(point, np.zeros(3, int)) + np.array(found)
     rows = [
         {
             "smoothing_mm": smoothing,
@@ -69,11 +78,11 @@ def make_table(seeds: Sequence[int], out: Path, pack: Path | None) -> None:
         for (smoothing, threshold, score), (lesions, found, wrong) in counts.items()
     ]
     best = chosen(rows)
-    write_csv(out / "operating-point.csv", rows)
     write_json(
         out / "operating-point.json",
         {**conditions(), "seeds": [seeds[0], seeds[-1]], "segmenter": record, "chosen": best},
     )
+    kept.finish(rows)
     print(best)
 
 
@@ -119,3 +128,22 @@ def _counts(phantom: Phantom, segmenter: Segmenter) -> dict[tuple[float, float, 
                 row = np.array([matches.n_truth, matches.n_found, matches.n_false_positives])
                 counts[smoothing, threshold, score] = row
     return counts
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the table takes."""
+    parser.add_argument("--seeds", type=seed_range, default=range(2020, 2040), help="FIRST:END")
+
+
+def minutes(given: Mapping[str, Any]) -> float:
+    """Roughly three minutes a phantom."""
+    return len(given["seeds"]) * 3
+
+
+TABLE = Table(
+    "operating-point",
+    "lesions found and false positives at every threshold, on phantoms kept for that",
+    make_table,
+    minutes,
+    arguments,
+)

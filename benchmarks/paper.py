@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks import paper_tables as printed
 from benchmarks.record import conditions, write_csv, write_json
+from benchmarks.table import Table
 from scanside.evaluation.agreement import cohen_kappa_from_table
 from scanside.evaluation.diagnosis import Confusion
 from scanside.evaluation.paired import mcnemar_from_counts
@@ -294,3 +295,12 @@ def errata_document() -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+TABLE = Table(
+    "paper",
+    "the paper's printed figures computed again, and docs/paper-errata.md",
+    make_table,
+    lambda given: 0.2,
+    takes_pack=False,
+)

@@ -5,13 +5,16 @@ Seeds 1000 to 2999 are kept for training and for the choice of the operating poi
 
 from __future__ import annotations
 
+import argparse
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import scanside
-from benchmarks.record import conditions, write_csv, write_json
+from benchmarks.done import Rows
+from benchmarks.record import conditions, source_tree, write_csv, write_json
+from benchmarks.table import Table, seed_range
 from scanside.errors import UsageError
 from scanside.evaluation.matching import match_truth
 from scanside.evaluation.roc import auc
@@ -25,9 +28,12 @@ def make_table(seeds: Sequence[int], out: Path, pack: Path | None) -> None:
     if set(seeds) & set(WHOLE_TRAINING):
         raise UsageError("these seeds are kept for training", expected=f"none of {WHOLE_TRAINING}", found=seeds)
     predictor = scanside.load(pack)
-    lesions: list[dict[str, Any]] = []
-    volumes: list[dict[str, Any]] = []
+    made_with = {"seeds": list(seeds), "pack": predictor.pack.sha256, "tree": source_tree()}
+    kept = Rows(out / "phantoms-volumes.csv", ("seed",), made_with)
     for seed in seeds:
+        if (seed,) in kept:
+            continue
+        lesions: list[dict[str, Any]] = []
         phantom = make_phantom(seed)
         volume = Volume.from_array(phantom.voxels, phantom.geometry.spacing_mm, source=f"phantom {seed}")
         report = predictor.analyze(volume)
@@ -47,33 +53,34 @@ def make_table(seeds: Sequence[int], out: Path, pack: Path | None) -> None:
                 }
             )
         wrong = set(matches.false_positives)
-        volumes.append(
-            {
-                "seed": seed,
-                "lesions": matches.n_truth,
-                "found": matches.n_found,
-                "false_positives": matches.n_false_positives,
-                "false_positive_scores": " ".join(f"{v.detection_score:.2f}" for v in report.lesions if v.id in wrong),
-                "seconds": round(report.timing_ms.total / 1000, 1),
-            }
-        )
-        print(volumes[-1], flush=True)
-    write_csv(out / "phantoms-lesions.csv", lesions)
-    write_csv(out / "phantoms-volumes.csv", volumes)
-    summary = summarise(lesions, volumes)
-    device = report.device
+        volume_row = {
+            "seed": seed,
+            "lesions": matches.n_truth,
+            "found": matches.n_found,
+            "false_positives": matches.n_false_positives,
+            "false_positive_scores": " ".join(f"{v.detection_score:.2f}" for v in report.lesions if v.id in wrong),
+            "seconds": round(report.timing_ms.total / 1000, 1),
+        }
+        kept.add({"seed": seed, "volume": volume_row, "lesions": lesions})
+        print(volume_row, flush=True)
+    volumes = [row["volume"] for row in kept.rows]
+    all_lesions = [lesion for row in kept.rows for lesion in row["lesions"]]
+    summary = summarise(all_lesions, volumes)
+    manifest, device = predictor.pack.manifest, predictor.device
+    write_csv(out / "phantoms-lesions.csv", all_lesions)
     write_json(
         out / "phantoms-summary.json",
         {
             **conditions(),
             "seeds": [seeds[0], seeds[-1]],
-            "pack": {"name": report.pack.name, "version": report.pack.version, "sha256": report.pack.sha256},
+            "pack": {"name": manifest.name, "version": manifest.version, "sha256": predictor.pack.sha256},
             "runtime": device.runtime,
             "precision": device.precision,
             "policy": device.policy,
             **summary,
         },
     )
+    kept.finish(volumes)
     print(summary)
 
 
@@ -98,3 +105,22 @@ def summarise(lesions: Sequence[dict[str, Any]], volumes: Sequence[dict[str, Any
 
 def _rounded(value: float | None, digits: int = 3) -> float | str:
     return "" if value is None else round(float(value), digits)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the table takes."""
+    parser.add_argument("--seeds", type=seed_range, default=range(5000, 5020), help="FIRST:END")
+
+
+def minutes(given: Mapping[str, Any]) -> float:
+    """Roughly a minute and a half a phantom."""
+    return len(given["seeds"]) * 1.5
+
+
+TABLE = Table(
+    "phantoms",
+    "lesions found, missed and classified on full-size phantoms never used in training",
+    make_table,
+    minutes,
+    arguments,
+)

@@ -6,14 +6,16 @@ the weights' values.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import conditions, write_csv, write_json
+from benchmarks.table import Table
 from scanside.engine.capabilities import capabilities
 from scanside.engine.tensorrt.build import build_plan
 from scanside.engine.tensorrt.cache import PlanCache
@@ -119,3 +121,20 @@ def make_table(*, out: Path, pack: Path | None, targets: str, backbones: str) ->
             "against_fp32": against_fp32(rows),
         },
     )
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the table takes."""
+    parser.add_argument("--targets", default="SM86,SM89,SM120", help="SM86,SM89,...")
+    parser.add_argument("--backbones", default="", help="untrained classifiers instead: resnet50,...")
+
+
+def minutes(given: Mapping[str, Any]) -> float:
+    """About 20 s a target, or two minutes a backbone and target."""
+    backbones = len(list(filter(None, given["backbones"].split(","))))
+    return len(given["targets"].split(",")) * (2 * backbones or 1 / 3)
+
+
+TABLE = Table(
+    "plans", "size, memory and build time of TensorRT plans, built without a GPU", make_table, minutes, arguments
+)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import datetime
+import hashlib
 import io
 import json
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -16,16 +18,54 @@ from typing import Any
 import scanside
 from scanside.exam.write import atomic_file
 
+PLACES = ("--out", "--work", "--docs", "--pack", "--busbra", "--imagenet")
+"""Options that say where things lie here: no part of what was measured."""
+
 
 def conditions() -> dict[str, Any]:
-    """Command, versions and date."""
+    """Command, versions, source and date."""
     return {
-        "command": "python -m benchmarks " + " ".join(sys.argv[1:]),
+        "command": command(sys.argv[1:]),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "scanside": scanside.__version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("numpy", "onnxruntime", "opencv-python-headless", "pydicom")},
+        "source": source_tree(),
+        **versions(),
     }
+
+
+def command(words: Sequence[str]) -> str:
+    """The command line as anyone could give it: without the folders of this machine."""
+    kept, skip = [], False
+    for word in words:
+        name, given, _ = word.partition("=")
+        if not skip and name not in PLACES:
+            kept.append(word)
+        skip = name in PLACES and not given
+    return " ".join(["python -m benchmarks", *kept])
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that decide about answers and times."""
+    packages = ("numpy", "onnxruntime", "opencv-python-headless", "pydicom")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def source_tree() -> str:
+    """The git hash of `scanside/` as it lies here, changes included; "unknown" outside a checkout.
+
+    Rows that were measured with another tree are not mixed with this one's.
+    """
+    root = Path(__file__).parents[1]
+    try:
+        tree = subprocess.run(
+            ["git", "rev-parse", "HEAD:scanside"], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "diff", "HEAD", "--", "scanside"], cwd=root, capture_output=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return tree[:12] + (f"+{hashlib.sha256(changes).hexdigest()[:8]}" if changes else "")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

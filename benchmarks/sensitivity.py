@@ -6,6 +6,7 @@ so that a killed run goes on where it was.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import statistics
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import conditions, write_csv, write_json
+from benchmarks.table import Table
 from scanside.calibration.calibrate import METHODS, SECTION_BATCH, Settings, network_batches
 from scanside.calibration.command import finder
 from scanside.calibration.data import Amount, CalibrationData, prepare, sources_of
@@ -212,3 +214,30 @@ def _say(stage: str):  # type: ignore[no-untyped-def]
 
 
 __all__ = ["METHODS", "Plan", "make_table"]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the table takes."""
+    parser.add_argument("--network", choices=("segmenter", "classifier"), required=True)
+    parser.add_argument("--calibrate", nargs="+", default=["phantom:3000:3016"], help="exams whose ranges are observed")
+    parser.add_argument("--judge", nargs="+", default=["phantom:3100:3116"], help="exams that are judged on")
+    parser.add_argument("--sections", type=int, default=480)
+    parser.add_argument("--triplets", type=int, default=240)
+    parser.add_argument("--limit", type=int, default=12, help="most blocks kept on the curve")
+    parser.add_argument("--method", choices=METHODS, default=None)
+    parser.add_argument("--work", type=Path, required=True, help="folder for what a killed run leaves to go on from")
+
+
+def make(work: Path, out: Path, pack: Path | None, **plan: Any) -> None:
+    """`make_table` with the plan's fields by name."""
+    make_table(Plan(**plan), work, out, pack)
+
+
+TABLE = Table(
+    "sensitivity",
+    "which blocks suffer from 8 bits, and how many must be kept",
+    make,
+    lambda given: 60,
+    arguments,
+    needs="the network's name and a work folder",
+)

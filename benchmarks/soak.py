@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import numpy as np
 import scanside
 from benchmarks.live import resident_mb
 from benchmarks.record import conditions, write_csv, write_json
+from benchmarks.table import Table
+from scanside.console.options import shape_from
 from scanside.exam.phantom import make_phantom
 from scanside.exam.write import write_dicom
 from scanside.report.json import report_text, to_json
@@ -96,3 +100,19 @@ def digest(report: Report) -> str:
 def open_files() -> int:
     """Open file descriptors of this process (Linux; 0 elsewhere)."""
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the table takes."""
+    parser.add_argument("--precision", default="auto", help="as for scanside analyze")
+    parser.add_argument("--shape", type=shape_from, default=(318, 600, 800), help="SWEEPxDEPTHxLATERAL")
+    parser.add_argument("--policy", choices=("exact", "confirm"), default="confirm")
+    parser.add_argument("--exams", type=int, default=300)
+
+
+def minutes(given: Mapping[str, Any]) -> float:
+    """About 8 s an exam."""
+    return given["exams"] * 8 / 60
+
+
+TABLE = Table("soak", "memory, threads and files over many exams in one process", make_table, minutes, arguments)

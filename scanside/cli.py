@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from scanside.console.bench import bench_app
+from scanside.console.choices import (
+    Backbone,
+    Device,
+    DeviceOption,
+    Format,
+    JsonOption,
+    Method,
+    PackOption,
+    PlanPrecision,
+    Policy,
+    PolicyOption,
+    Precision,
+    PrecisionOption,
+    QuietOption,
+    SectionPlane,
+    SpacingOption,
+    Stride,
+    UncertifiedOption,
+    Variant,
+    Vendor,
+)
 from scanside.console.errors import Verbs
 from scanside.errors import NotBuiltError
 
 NOTICE = "Research use only. Not a medical device."
 NOT_BUILT = {
     "export": "export trained networks to a pack",
-    "bench": "measure time and memory",
     "parity": "certify a precision against the PyTorch reference",
 }
 
@@ -47,114 +67,7 @@ cohort_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Make phantoms and store what training needs of them."
 )
 app.add_typer(cohort_app, name="cohort")
-
-
-class Device(StrEnum):
-    """Where to run."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Precision(StrEnum):
-    """The arithmetic of the networks."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class Policy(StrEnum):
-    """Which sections are looked at."""
-
-    exact = "exact"
-    confirm = "confirm"
-
-
-class PlanPrecision(StrEnum):
-    """The arithmetic of a plan."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class Format(StrEnum):
-    """How a phantom is written."""
-
-    dicom = "dicom"
-    nrrd = "nrrd"
-
-
-class Backbone(StrEnum):
-    """The classifier's network, by torchvision's names."""
-
-    resnet50 = "resnet50"
-    resnet101 = "resnet101"
-    densenet161 = "densenet161"
-    vgg19 = "vgg19"
-
-
-class Variant(StrEnum):
-    """Which planes a classifier sees, and how they are joined."""
-
-    transverse = "transverse"
-    sagittal = "sagittal"
-    coronal = "coronal"
-    fusion1 = "fusion1"
-    fusion2 = "fusion2"
-    late = "late"
-
-
-class Stride(StrEnum):
-    """Where a ResNet strides."""
-
-    threes = "3x3"
-    ones = "1x1"
-
-
-class SectionPlane(StrEnum):
-    """A plane of sections."""
-
-    transverse = "transverse"
-    sagittal = "sagittal"
-    coronal = "coronal"
-
-
-class Method(StrEnum):
-    """How a tensor's range is chosen from what it held."""
-
-    minmax = "minmax"
-    entropy = "entropy"
-    percentile = "percentile"
-    mse = "mse"
-
-
-class Vendor(StrEnum):
-    """Whose header a phantom's DICOM file imitates."""
-
-    siemens = "siemens"
-    ge = "ge"
-
-
-SpacingOption = Annotated[
-    str | None,
-    typer.Option("--spacing", metavar="SWEEP,DEPTH,LATERAL", help="Voxel size in mm, where the exam states none."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-PackOption = Annotated[
-    Path | None, typer.Option("--pack", metavar="PACK", help="A model pack; the shipped one if absent.")
-]
-DeviceOption = Annotated[Device, typer.Option(help="cuda without a usable GPU is an error, never a silent CPU run.")]
-PolicyOption = Annotated[
-    Policy, typer.Option(help="exact looks at every section; confirm at other planes only where transverse ones hint.")
-]
-PrecisionOption = Annotated[Precision, typer.Option(help="auto is what this machine runs fastest with a certificate.")]
+app.add_typer(bench_app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:
@@ -245,9 +158,7 @@ def analyze(
     precision: PrecisionOption = Precision.auto,
     policy: PolicyOption = Policy.exact,
     spacing: SpacingOption = None,
-    allow_uncertified: Annotated[
-        bool, typer.Option("--allow-uncertified", help="Run a precision without a parity certificate.")
-    ] = False,
+    allow_uncertified: UncertifiedOption = False,
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps", help="One more picture a lesion: where the classifier looked (Grad-CAM).")
     ] = False,

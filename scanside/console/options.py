@@ -128,3 +128,25 @@ def require_extra(extra: str, modules: Sequence[str]) -> None:
             found=f"no {', '.join(missing)}",
             remedy=f'install it with: pip install "scanside[{extra}]"',
         )
+
+
+def percents_from(text: str) -> tuple[float, ...]:
+    """`50,90,99` as percentiles.
+
+    Raises
+    ------
+    UsageError
+        Not numbers above 0 and below 100.
+    """
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(0 < v < 100 for v in values):
+        raise UsageError(
+            "--percentiles makes no sense",
+            expected="P,P,..., each above 0 and below 100",
+            found=repr(text),
+            remedy="for example --percentiles 50,90,99",
+        )
+    return values

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from scanside.bench.loadgen import LoadgenResult
+    from scanside.bench.measurement import Measurement
     from scanside.calibration.calibrate import Calibrated
     from scanside.calibration.graph_report import GraphReport
     from scanside.demo import Demonstration
@@ -258,6 +260,46 @@ def _print_study(study: Study) -> None:
         words = [row.source, row.laterality, row.view, row.verdict]
         table.add_row(str(row.volume), *map(_plain, words), *counts, highest, _plain(row.folder or row.reason))
     console.print(table)
+
+
+def print_measurement(measurement: Measurement, *, json: bool) -> None:
+    """What `scanside bench` shows of one benchmark."""
+    if json:
+        print_json(measurement.to_json())
+        return
+    console = _console()
+    title = f"{measurement.name}: {len(measurement.samples_ms)} runs, {measurement.checked} answers checked"
+    console.print(title, markup=False)
+    table = _table(None, ("percentile", "ms", "95 % interval"), right=("ms", "95 % interval"))
+    for p in measurement.percentiles:
+        table.add_row(f"p{p.percent:g}", f"{p.value:.2f}", f"{p.low:.2f} to {p.high:.2f}")
+    console.print(table)
+    if measurement.stages:
+        table = _table("stages of the median run", ("stage", "busy ms", "of wall"), right=("busy ms", "of wall"))
+        for stage in measurement.stages:
+            table.add_row(stage.name, f"{stage.busy_ms:.1f}", f"{stage.share_of_wall:.0%}")
+        console.print(table)
+    figures = {measurement.rate_unit: measurement.rate, **measurement.figures}
+    for name, value in (*figures.items(), *measurement.slowdowns.items()):
+        if value not in (None, []):
+            shown = f"{value:.3f}" if isinstance(value, float) else str(value)
+            console.print(f"{name:<24} {shown}", markup=False)
+    conditions = measurement.conditions
+    console.print(f"{conditions['runtime']} {conditions['precision']} on {conditions['device_name']}", markup=False)
+
+
+def print_loadgen(result: LoadgenResult, *, json: bool) -> None:
+    """What `scanside bench loadgen` shows."""
+    if json:
+        print_json(result.to_json())
+        return
+    console = _console()
+    verdict = "valid" if result.valid else "not valid"
+    console.print(f"MLPerf LoadGen, {result.scenario}, {result.what}: {verdict}", markup=False)
+    for name, value in result.figures.items():
+        console.print(f"{name:<24} {value:.3f}", markup=False)
+    for reason in result.reasons:
+        console.print(f"  {reason}", markup=False)
 
 
 def print_demo(shown: Demonstration) -> None:

@@ -67,6 +67,26 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Raise now if `atomic_file(path)` would fail later, for work whose result would then be lost.
+
+    Raises
+    ------
+    OutputError
+        The folder is missing or cannot be written.
+    """
+    path = Path(path)
+    folder = path.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK) or path.is_dir():
+        found = "a folder" if path.is_dir() else "no folder" if not folder.is_dir() else "a folder without permission"
+        raise OutputError(
+            "the file cannot be written",
+            where=path,
+            found=found,
+            remedy="check that the folder exists, is writable and has room",
+        )
+
+
 def _sync_folder(folder: Path) -> None:
     if os.name != "posix":
         return

@@ -1,0 +1,85 @@
+"""OpenVINO's own API as a good engineer would use it: asynchronous, throughput hint, default precision.
+
+The FP32 graphs, one compiled model a section shape, OpenVINO's own number of requests in flight, sections cut while
+others are computed, sagittal slices in blocks. On processors with bf16 the default precision computes in bf16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from benchmarks.peers.common import (
+    Found,
+    Task,
+    classifier_inputs,
+    lesions_of,
+    pixel_array,
+    section_batches,
+    task_of,
+)
+from benchmarks.peers.weights import fp32_graph
+from scanside.engine.sections import native_slices
+from scanside.engine.support import Support
+from scanside.exam.planes import SectionGrid
+from scanside.pack import Pack
+
+SECTIONS_A_REQUEST = 4
+
+
+class OpenvinoAsync:
+    """Both networks in OpenVINO on `threads` threads."""
+
+    def __init__(self, pack: Pack, threads: int) -> None:
+        self._pack, self._core = pack, openvino.Core()
+        self._how = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": threads}
+        self._segmenter = fp32_graph(pack.graph_bytes("segmenter"))
+        self._queues: dict[tuple[int, ...], Any] = {}
+        classifier = self._core.read_model(fp32_graph(pack.graph_bytes("classifier")))
+        self._classifier = self._core.compile_model(classifier, "CPU", self._how)
+        hint = self._classifier.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        self.precision = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}.get(hint, hint)
+
+    def analyze(self, exam: Path) -> list[Found]:
+        voxels = pixel_array(exam)
+        task = task_of(exam, self._pack.manifest, voxels)
+        support = Support(task.grids)
+        for plane, grid in task.grids.items():
+            queue = self._queue(task, grid)
+            answers = np.empty((len(grid), *task.network_shape(grid)), np.uint8)
+            queue.set_callback(lambda request, place, answers=answers: _keep(request, place, answers))
+            for first, pixels in section_batches(task, grid, native_slices(voxels, grid), SECTIONS_A_REQUEST):
+                count = len(pixels)
+                if count < SECTIONS_A_REQUEST:
+                    pixels = np.concatenate(
+                        [pixels, np.zeros((SECTIONS_A_REQUEST - count, *pixels.shape[1:]), np.uint8)]
+                    )
+                queue.start_async({0: pixels}, (first, count))
+            queue.wait_all()
+            support.add(plane, 0, answers)
+        return lesions_of(voxels, task, support, self._classify)
+
+    def _queue(self, task: Task, grid: SectionGrid) -> Any:
+        shape = (SECTIONS_A_REQUEST, 1, *task.network_shape(grid))
+        if shape not in self._queues:
+            model = self._core.read_model(self._segmenter)
+            model.reshape(list(shape))
+            self._queues[shape] = openvino.AsyncInferQueue(self._core.compile_model(model, "CPU", self._how))
+        return self._queues[shape]
+
+    def _classify(self, crops: Mapping[str, NDArray[np.uint8]]) -> NDArray[np.float32]:
+        answer = self._pack.manifest.classifier.output
+        return self._classifier(classifier_inputs(self._pack, crops))[answer]
+
+
+def _keep(request: Any, place: tuple[int, int], answers: NDArray[np.uint8]) -> None:
+    first, count = place
+    answers[first : first + count] = request.get_output_tensor(0).data[:count, 0]
+
+
+make = OpenvinoAsync

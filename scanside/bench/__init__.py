@@ -1,0 +1,1 @@
+"""How time, memory and overlap are measured; behind `scanside bench`."""
