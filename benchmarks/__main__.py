@@ -53,7 +53,7 @@ def parser_of(known: Sequence[Table]) -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="table", metavar="TABLE")
     verbs.add_parser("list", help="the tables, and how long each takes")
     for table in known:
-        verb = verbs.add_parser(table.name, help=table.help, description=table.help)
+        verb = verbs.add_parser(table.name, help=table.help.replace("%", "%%"), description=table.help)
         verb.add_argument("--out", type=Path, default=RESULTS, help="folder for the table")
         if table.takes_pack:
             verb.add_argument("--pack", type=Path, default=None, help="pack folder; the shipped one by default")

@@ -267,7 +267,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 TABLE = Table(
     "coverage",
-    "how often the 95 %% intervals of the evaluation hold the truth",
+    "how often the 95 % intervals of the evaluation hold the truth",
     make_table,
     lambda given: 40,
     arguments,

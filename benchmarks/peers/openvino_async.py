@@ -53,7 +53,9 @@ class OpenvinoAsync:
             queue = self._queue(task, grid)
             answers = np.empty((len(grid), *task.network_shape(grid)), np.uint8)
             queue.set_callback(lambda request, place, answers=answers: _keep(request, place, answers))
-            for first, pixels in section_batches(task, grid, native_slices(voxels, grid), SECTIONS_A_REQUEST):
+            for first, pixels in section_batches(
+                task, grid, native_slices(voxels, grid.plane, grid.indices.tolist()), SECTIONS_A_REQUEST
+            ):
                 count = len(pixels)
                 if count < SECTIONS_A_REQUEST:
                     pixels = np.concatenate(

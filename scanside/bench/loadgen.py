@@ -186,7 +186,7 @@ def _work(predictor: Predictor, exam: Path, what: str) -> tuple[int, Callable[[S
 
 def _segment(predictor: Predictor, voxels: Any, grid: SectionGrid, count: int) -> None:
     spec = predictor.segmenter.spec
-    natives = native_slices(voxels, grid)
+    natives = native_slices(voxels, grid.plane, grid.indices.tolist())
     for first in range(0, count, spec.batch):
         size = min(spec.batch, count - first)
         pixels = np.zeros((size, 1, *padded_shape(grid.shape, spec.size_multiple)), np.uint8)
