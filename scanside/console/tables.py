@@ -127,7 +127,11 @@ def print_pack(pack: Pack, *, json: bool) -> None:
     table.show_header = False
     for label, text in info_rows(pack):
         table.add_row(label, text)
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    card = pack.card()
+    if card is not None:
+        console.print(card, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_verified(pack: Pack, golden: Sequence[GoldenResult]) -> None:
