@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from scanside.errors import EngineError
-from scanside.export.onnx import ClassifierGraph, SegmenterGraph
+from scanside.export.onnx import SegmenterGraph
 from scanside.models.fusion import FusionClassifier
 from scanside.models.unet import build_segmenter
 from scanside.pack import Pack
@@ -73,7 +73,18 @@ def torch_classifier(pack: Pack) -> nn.Module:
     graph = fp32_graph(pack.graph_bytes("classifier"))
     model = FusionClassifier(spec.backbone, spec.variant, stride_at=_stride_at(graph), mean=spec.mean, std=spec.std)
     load_from_graph(model, graph, spec.graph)
-    return ClassifierGraph(model).eval()
+    return Probability(model).eval()
+
+
+class Probability(nn.Module):
+    """The classifier without its heatmaps, which no peer draws."""
+
+    def __init__(self, model: FusionClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *pixels: torch.Tensor) -> torch.Tensor:
+        return self.model.probability(*pixels)
 
 
 def load_from_graph(model: nn.Module, graph: bytes, where: str) -> None:

@@ -249,7 +249,7 @@ def test_a_worker_that_dies_is_heard_at_the_next_frame(
     def dies(*_: object) -> None:
         raise SystemExit("worker")
 
-    monkeypatch.setattr("scanside.engine.networks.Segmenter.run", dies)
+    monkeypatch.setattr("scanside.engine.networks.Segmenter.submit", dies)
     with either.start(geometry_of(blob_volume)) as session:
         for k in range(4):
             session.push(blob_volume.voxels[k])

@@ -14,9 +14,9 @@ def test_the_shipped_pack_has_a_profile_a_section_size_and_a_wide_one() -> None:
     spec = load_pack().manifest.segmenter
     assert standard_sections(spec) == ((96, 256), (256, 256))
     transverse, coronal, wide = segmenter_profiles(spec)
-    assert transverse.shapes["pixels"] == ((1, 1, 96, 256), (16, 1, 96, 256), (16, 1, 96, 256))
-    assert coronal.shapes["pixels"] == ((1, 1, 256, 256), (6, 1, 256, 256), (6, 1, 256, 256))
-    assert wide.shapes["pixels"] == ((1, 1, 32, 32), (6, 1, 256, 256), (6, 1, 384, 384))
+    assert transverse.shapes["pixels"] == ((1, 1, 96, 256), (8, 1, 96, 256), (8, 1, 96, 256))
+    assert coronal.shapes["pixels"] == ((1, 1, 256, 256), (3, 1, 256, 256), (3, 1, 256, 256))
+    assert wide.shapes["pixels"] == ((1, 1, 32, 32), (3, 1, 256, 256), (3, 1, 384, 384))
     assert wide.takes({"pixels": (-1, 1, 352, 224)})
     assert not wide.takes({"pixels": (-1, 1, 416, 224)})
 
