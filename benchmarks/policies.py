@@ -36,23 +36,27 @@ def make_table(seeds: Sequence[int], out: Path, pack: Path | None, precision: st
     """Write policies-volumes.csv, policies-lesions.csv and policies.json into `out`."""
     if set(seeds) & set(WHOLE_TRAINING):
         raise UsageError("these seeds are kept for training", expected=f"none of {WHOLE_TRAINING}", found=seeds)
-    volumes, lesions = _earlier(out / "policies-volumes.csv"), _earlier(out / "policies-lesions.csv")
-    done = {int(row["seed"]) for row in volumes}
     predictors = {
         policy: scanside.load(pack, precision=precision, policy=policy, allow_uncertified=True) for policy in POLICIES
     }
+    exact = predictors["exact"]
+    made_with = f"{exact.pack.sha256[:12]} {exact.device.precision} {'x'.join(map(str, shape))}"
+    volumes, lesions = (
+        [row for row in _earlier(out / f"policies-{what}.csv") if row["made_with"] == made_with]
+        for what in ("volumes", "lesions")
+    )
+    done = {int(row["seed"]) for row in volumes}
     for seed in seeds:
         if seed in done:
             continue
         row, rows = compared(seed, predictors, shape)
-        volumes.append(row)
-        lesions += rows
+        volumes.append(row | {"made_with": made_with})
+        lesions += [lesion | {"made_with": made_with} for lesion in rows]
         if lesions:
             write_csv(out / "policies-lesions.csv", lesions)
         write_csv(out / "policies-volumes.csv", volumes)
         print(row, flush=True)
-    device = predictors["exact"].device
-    manifest = predictors["exact"].pack
+    device, manifest = exact.device, exact.pack
     summary = summarise(volumes, lesions)
     write_json(
         out / "policies.json",

@@ -13,6 +13,7 @@ from scanside.console.choices import (
     Device,
     DeviceOption,
     Format,
+    HeatmapsOption,
     JsonOption,
     Method,
     PackOption,
@@ -159,9 +160,7 @@ def analyze(
     policy: PolicyOption = Policy.exact,
     spacing: SpacingOption = None,
     allow_uncertified: UncertifiedOption = False,
-    heatmaps: Annotated[
-        bool, typer.Option("--heatmaps", help="One more picture a lesion: where the classifier looked (Grad-CAM).")
-    ] = False,
+    heatmaps: HeatmapsOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -223,6 +222,8 @@ def live(
     precision: PrecisionOption = Precision.auto,
     policy: PolicyOption = Policy.confirm,
     spacing: SpacingOption = None,
+    allow_uncertified: UncertifiedOption = False,
+    heatmaps: HeatmapsOption = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line an event on stdout.")] = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -239,7 +240,14 @@ def live(
 
     spacing_mm = spacing_from(spacing)
     with Stop() as stop, LiveLines() if json else LiveTable(quiet=quiet) as shown:
-        predictor = scanside.load(pack, device=device.value, precision=precision.value, policy=policy.value)
+        predictor = scanside.load(
+            pack,
+            device=device.value,
+            precision=precision.value,
+            policy=policy.value,
+            allow_uncertified=allow_uncertified,
+            explain="gradcam" if heatmaps else "none",
+        )
         outcome = live_to_folder(
             predictor,
             opener(source, frames=frames, spacing_mm=spacing_mm, timeout_s=timeout, cancel=stop.event),

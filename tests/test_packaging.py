@@ -74,7 +74,7 @@ def test_a_plain_install_needs_no_workshop() -> None:
 
 def test_the_test_extra_holds_everything_the_tests_import() -> None:
     extras = PYPROJECT["project"]["optional-dependencies"]
-    assert "scanside[eval,train]" in extras["test"]
+    assert "scanside[bench,eval,train]" in extras["test"]
     # TensorRT for RTX installs and builds plans without a GPU; the others do not.
     names = {re.split(r"[\s<>=!~;\[]", requirement)[0] for requirement in extras["test"]}
     assert names.isdisjoint({"pycuda", "tensorrt", "onnxruntime-gpu"})

@@ -118,3 +118,6 @@ PrecisionOption = Annotated[Precision, typer.Option(help="auto is what this mach
 UncertifiedOption = Annotated[
     bool, typer.Option("--allow-uncertified", help="Run a precision without a parity certificate.")
 ]
+HeatmapsOption = Annotated[
+    bool, typer.Option("--heatmaps", help="One more picture a lesion: where the classifier looked (Grad-CAM).")
+]

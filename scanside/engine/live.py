@@ -57,6 +57,7 @@ class Session:
             predictor.segmenter,
             predictor.classifier,
             policy=predictor.policy,
+            explain=predictor.explain,
             progress=progress,
             on_lesions=on_lesions,
             cancel=cancel,

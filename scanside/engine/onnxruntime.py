@@ -69,7 +69,7 @@ def choose(machine: Capabilities, device: str = "auto", precision: str = "auto",
     UsageError
         An unknown device or precision.
     NotBuiltError
-        fp16, and anything but fp32 on CUDA.
+        bf16 on CUDA.
     EngineError
         What was asked for by name cannot run here.
     """
@@ -83,7 +83,12 @@ def choose(machine: Capabilities, device: str = "auto", precision: str = "auto",
     if wanted == "int8" and device != "cuda":
         return _choose_int8(machine)
     if wanted in ("fp16", "int8"):
-        raise NotBuiltError(f"precision {wanted} is not built yet", expected="fp32, bf16 or int8", found=wanted)
+        raise EngineError(
+            f"precision {wanted} needs TensorRT and a GPU",
+            where=f"device {device}",
+            found=machine.tensorrt_remark or "no device cuda asked for",
+            remedy="run with --device cuda where TensorRT and a GPU are, or with precision fp32",
+        )
     if device == "cuda" or (device == "auto" and machine.cuda and wanted == "fp32"):
         return _choose_cuda(machine, wanted)
     if wanted == "bf16":

@@ -20,8 +20,9 @@ NOTICE = "Research use only. Not a medical device."
 
 def summary(evaluation: Evaluation, tables: Sequence[Table], drawings: Sequence[Drawing]) -> str:
     """The whole document, in Markdown."""
-    parts = ["# Evaluation", "", *_results(evaluation, tables), "", "## Statistical analysis", "", methods(evaluation)]
-    warnings = notes(evaluation)
+    parts = ["# Evaluation", "", *_results(evaluation, tables), "", "## Statistical analysis", ""]
+    parts.append(methods(evaluation, tables))
+    warnings = notes(evaluation, tables)
     if warnings:
         parts += ["", "## To mind", "", *(f"- {warning}" for warning in warnings)]
     parts += ["", "## Tables", ""]
@@ -104,7 +105,7 @@ def _p(record: Mapping[str, Any]) -> str:
     return f"(P {plain}; adjusted P {adjusted})"
 
 
-def methods(evaluation: Evaluation) -> str:
+def methods(evaluation: Evaluation, tables: Sequence[Table]) -> str:
     """What was done, in the words of a methods section; only what was."""
     sentences = [
         f"Lesions with a predicted probability of malignancy above {THRESHOLD:g} were classified as malignant.",
@@ -120,7 +121,7 @@ def methods(evaluation: Evaluation) -> str:
             "variances were clustered by patient (Obuchowski), McNemar's test was clustered by patient (Durkalski), "
             "and whole patients were resampled."
         )
-    if len(evaluation.predictions.probability) > 1:
+    if _compares(tables):
         sentences.append(
             "Classifiers were compared on the same lesions by the paired DeLong test and McNemar's exact test."
         )
@@ -144,6 +145,11 @@ def methods(evaluation: Evaluation) -> str:
     return " ".join(sentences)
 
 
+def _compares(tables: Sequence[Table]) -> bool:
+    """Whether classifiers were compared: those that share the index one's planes or its model are."""
+    return any(table.name in ("table2-differences", "table3-differences") for table in tables)
+
+
 def _reader_methods(evaluation: Evaluation) -> list[str]:
     readings = evaluation.readings
     sentences = ["BI-RADS 4A and above counted as a positive reading."]
@@ -161,7 +167,7 @@ def _reader_methods(evaluation: Evaluation) -> list[str]:
     return sentences
 
 
-def notes(evaluation: Evaluation) -> list[str]:
+def notes(evaluation: Evaluation, tables: Sequence[Table]) -> list[str]:
     """What a reader of the results must know about this cohort."""
     found = list(evaluation.predictions.notes)
     for accuracy in evaluation.accuracies:
@@ -177,6 +183,10 @@ def notes(evaluation: Evaluation) -> list[str]:
         found.append(
             "Some patients have several lesions. Cohen's kappa, the sizes' and the calibration's intervals take "
             "lesions as independent."
+        )
+    if len(evaluation.predictions.probability) > 1 and not _compares(tables):
+        found.append(
+            f"No other classifier shares {evaluation.index}'s model or its planes, so none is compared with it."
         )
     for cohort in dict.fromkeys(r.cohort for r in evaluation.readings):
         if evaluation.accuracy(cohort) is None:

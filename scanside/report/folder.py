@@ -118,7 +118,9 @@ def refuse_foreign(out_dir: str | os.PathLike[str]) -> None:
     remedy = "choose a folder that does not exist yet"
     with output_errors(target):
         above = next(path for path in target.parents if os.path.lexists(path))
-        if above.is_dir() and not os.access(above, os.W_OK | os.X_OK):
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{above} is no folder")
+        if not os.access(above, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, f"no permission to write in {above}")
         if not os.path.lexists(target):
             return

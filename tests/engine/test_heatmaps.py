@@ -88,6 +88,21 @@ def test_asking_changes_no_finding(explaining: Predictor, heatmap_pack: Path, bl
     assert report.lesions == explaining.analyze(blob_volume.volume()).lesions
 
 
+def test_live_and_confirm_draw_them_too(heatmap_pack: Path, blob_volume: BlobVolume) -> None:
+    volume = blob_volume.volume()
+    with load(
+        heatmap_pack, device="cpu", precision="fp32", threads=1, policy="confirm", explain="gradcam"
+    ) as predictor:
+        offline = predictor.analyze(volume)
+        with predictor.start(volume.geometry) as session:
+            for frame in blob_volume.voxels:
+                session.push(frame)
+            live = session.finish()
+    assert len(offline.lesions) == len(live.lesions) == 2
+    for report in (offline, live):
+        assert all(lesion.heatmap is not None for lesion in report.lesions)
+
+
 def test_a_pack_without_heatmaps_says_what_to_do(tiny_pack: Path) -> None:
     with pytest.raises(PackError, match=r"draws no heatmaps.*`scanside pack create`.*without --heatmaps") as refused:
         load(tiny_pack, explain="gradcam")

@@ -169,6 +169,19 @@ def test_the_summary_speaks_for_single_readers_and_says_what_it_leaves_out(inven
     assert "external: its readers are not in Table 5, because VGG19 (fusion2) did not see it." in text
 
 
+def test_classifiers_that_share_neither_model_nor_planes_are_not_said_to_be_compared(invented: Path) -> None:
+    lines = (invented / "predictions.csv").read_text().splitlines()
+    kept = [line for line in lines if "ResNet50,fusion2" in line or "VGG19,fusion2" in line]
+    apart = invented.parent / "apart.csv"
+    apart.write_text("\n".join([lines[0], *(line.replace("VGG19,fusion2", "VGG19,sagittal") for line in kept)]) + "\n")
+    found = evaluate_cohorts(read_predictions(apart), index=Classifier("ResNet50", "fusion2"), rounds=100)
+    text = summary(found, tables(found), [])
+    assert "Classifiers were compared" not in text
+    assert "No other classifier shares ResNet50 (fusion2)'s model or its planes" in text
+    both = evaluate_cohorts(read_predictions(invented / "predictions.csv"), rounds=100)
+    assert "Classifiers were compared" in summary(both, tables(both), [])
+
+
 def test_figures_of_a_model_that_saw_one_cohort(invented: Path) -> None:
     cases = read_predictions(invented / "predictions.csv")
     partly = evaluate_cohorts(cases, index=Classifier("VGG19", "fusion2"), rounds=100)

@@ -19,6 +19,7 @@ import pytest
 from scanside.errors import Cancelled, ExamReadError, OutputError, UsageError
 from scanside.exam.volume import Refusal
 from scanside.report import folder, pictures, write
+from scanside.report.folder import refuse_foreign
 from scanside.report.json import from_json
 from scanside.report.pictures import Picture
 from scanside.report.tables import lesion_rows
@@ -125,6 +126,8 @@ def test_a_file_in_the_way_is_refused(example, tmp_path, plain):
         write_report(example.report, example.voxels, tmp_path / "out")
     with pytest.raises(OutputError, match="part of this path is a file"):
         write_report(example.report, example.voxels, tmp_path / "out" / "deeper")
+    with pytest.raises(OutputError, match="part of this path is a file"):  # before a long analysis, not after
+        refuse_foreign(tmp_path / "out" / "deeper" / "still")
     assert (tmp_path / "out").read_text() == "x"
 
 
