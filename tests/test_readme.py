@@ -48,7 +48,7 @@ def folder(tmp_path: Path, blob_volume: BlobVolume) -> Path:
 
 
 def test_the_readme_has_its_examples() -> None:
-    assert len(PYTHON) == 2
+    assert len(PYTHON) == 3
     assert {command[1] for command in COMMANDS} == {"phantom", "inspect", "analyze", "pack", "doctor"}
 
 

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--cohort", type=Path, required=True, help="its last phantoms give the golden cases")
     pack.add_argument("--out", type=Path, required=True)
     pack.add_argument("--name", default="scanside-default")
-    pack.add_argument("--version", default="0.1.0")
+    pack.add_argument("--version", default="0.2.0")
     pack.set_defaults(run=_pack)
 
     default = verbs.add_parser("default", help="everything: cohort, both networks, and the pack")

@@ -77,7 +77,7 @@ def train_default(
 
 
 def pack_run(
-    run: str | Path, cohort: str | Path, out: str | Path, *, name: str = "scanside-default", version: str = "0.1.0"
+    run: str | Path, cohort: str | Path, out: str | Path, *, name: str = "scanside-default", version: str = "0.2.0"
 ) -> Path:
     """Make the pack of both networks trained in `run`; the golden cases come from `cohort`'s last phantoms.
 
