@@ -10,7 +10,7 @@ import pytest
 from scanside.engine.capabilities import Capabilities
 from scanside.engine.onnxruntime import OPENVINO
 from scanside.engine.parity import certified_precision, is_valid
-from scanside.errors import EngineError, NotBuiltError, ParityError
+from scanside.errors import EngineError, ParityError
 from scanside.pack import Certificate, Manifest, load_pack
 
 GOOD = Certificate("bf16", OPENVINO, "phantoms", 600, 0.001, (-0.002, 0.004), 0.001, ())
@@ -68,5 +68,5 @@ def test_uncertified_on_request_is_remarked(manifest: Manifest) -> None:
 def test_the_machine_has_the_first_word(manifest: Manifest) -> None:
     with pytest.raises(EngineError, match="no bf16 arithmetic"):
         precision_of(manifest, AVX2, "bf16", allow=True)
-    with pytest.raises(NotBuiltError):
+    with pytest.raises(EngineError, match="fp16 needs TensorRT and a GPU"):
         precision_of(manifest, AMX, "fp16", allow=True)
