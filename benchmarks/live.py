@@ -17,6 +17,7 @@ import numpy as np
 import scanside
 from benchmarks.record import conditions, write_csv, write_json
 from benchmarks.table import Table, seed_range
+from scanside.bench.machine import machine_record
 from scanside.console.options import shape_from
 from scanside.engine.predictor import Predictor
 from scanside.exam.phantom import Phantom, make_phantom
@@ -48,7 +49,14 @@ def make_table(
     record = {"name": manifest.name, "version": manifest.version, "runtime": device.runtime}
     write_json(
         out / "live.json",
-        {**conditions(), "pack": record, "precision": device.precision, "policy": policy, "shape": shape},
+        {
+            **conditions(),
+            "machine": machine_record(),
+            "pack": record,
+            "precision": device.precision,
+            "policy": policy,
+            "shape": shape,
+        },
     )
 
 
