@@ -128,7 +128,7 @@ class TensorRtRuntime(Runtime):
                 batch = max(profile.fewest, batch // 2)
 
     def _specs(self, specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-        """The engine's tensors at this session's size."""
+        """The engine's tensors at this runtime's size."""
         return tuple(
             TensorSpec(s.name, s.dtype, (None, *self._sizes[s.name][1:])) if s.name in self._sizes else s for s in specs
         )
