@@ -756,7 +756,7 @@ def build(
         str, typer.Option(metavar="SM86,...|current", help="Compute capabilities, or the GPU at hand.")
     ] = "current",
     precision: Annotated[
-        PlanPrecision, typer.Option(help="auto builds every precision the pack has graphs for.")
+        PlanPrecision, typer.Option(help="auto builds fp32 and fp16, and int8 of a calibrated pack.")
     ] = PlanPrecision.auto,
     batch: Annotated[
         str | None, typer.Option(metavar="MIN:OPT:MAX", help="Items a run; as the pack says if absent.")

@@ -21,6 +21,7 @@ from scanside.console.choices import (
     Precision,
     PrecisionOption,
     QuietOption,
+    SectionPlane,
     UncertifiedOption,
 )
 
@@ -40,14 +41,6 @@ Examples:
   scanside bench cold --cache cold                from process start to the first section
 """,
 )
-
-
-class SectionPlane(StrEnum):
-    """Which sections."""
-
-    transverse = "transverse"
-    sagittal = "sagittal"
-    coronal = "coronal"
 
 
 class Cache(StrEnum):

@@ -79,8 +79,10 @@ def load(
         What was asked for cannot run here, or the golden answers come out wrong.
     ParityError
         The precision has no certificate.
-    NotBuiltError, UsageError
-        A precision of a later version; an unknown name.
+    NotBuiltError
+        bf16 on CUDA.
+    UsageError
+        An unknown name, or no thread.
     """
     if policy not in POLICIES:
         raise UsageError("unknown policy", expected=" | ".join(POLICIES), found=repr(policy))

@@ -18,7 +18,6 @@ from scanside.errors import EngineError, UsageError
 from scanside.pack import ClassifierSpec, Pack, SegmenterSpec
 
 NETWORKS = ("segmenter", "classifier")
-PRECISIONS = ("auto", "fp32", "fp16", "int8")
 _COMMON = ("SM86", "SM89", "SM120")
 OnProgress = Callable[[str, int, int], object]
 
