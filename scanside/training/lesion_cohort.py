@@ -22,7 +22,7 @@ from scanside.exam.phantom import Acquisition, Population, make_lesion
 from scanside.exam.phantom.make import STANDARD_EXTENT_MM, STANDARD_SHAPE
 from scanside.training import seeds
 from scanside.training.cohort import Job, OnCase, build_files
-from scanside.training.cutting import CohortSettings, Origin, crops_window, lesion_arrays
+from scanside.training.cutting import CohortSettings, Origin, crops_window, lesion_arrays, volume_arrays
 
 LESION_COHORT = "phantom lesions"
 LESION_SETTINGS = CohortSettings(boxes=2, frames=8, crop_size=160)
@@ -54,7 +54,11 @@ HOSPITAL_C = Hospital(
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the cohort: lesions of each class, and their sizes (mean and standard deviation in mm)."""
+    """One part of the cohort: lesions of each class, and their sizes (mean and standard deviation in mm).
+
+    With `sections` a file also holds sections through the lesion's surroundings and their masks, as those of whole
+    volumes do: what a segmenter is judged on.
+    """
 
     name: str
     hospital: Hospital
@@ -63,6 +67,7 @@ class Part:
     benign: int
     malignant_size_mm: tuple[float, float]
     benign_size_mm: tuple[float, float]
+    sections: bool = False
 
     @property
     def seeds(self) -> range:
@@ -90,7 +95,7 @@ PARTS = {
         Part("test", HOSPITAL_A, _A + 1036, 54, 62, (29.2, 11.4), (18.5, 8.1)),
         Part("external-b", HOSPITAL_B, seeds.LESIONS_B.start, 53, 49, (21.8, 6.77), (20.5, 10.5)),
         Part("external-c", HOSPITAL_C, seeds.LESIONS_C.start, 57, 62, (22.3, 13.4), (19.7, 11.4)),
-        Part("parity", HOSPITAL_A, seeds.LESIONS_PARITY.start, 279, 321, (29.2, 11.4), (18.5, 8.1)),
+        Part("parity", HOSPITAL_A, seeds.LESIONS_PARITY.start, 279, 321, (29.2, 11.4), (18.5, 8.1), True),
     )
 }
 
@@ -111,7 +116,7 @@ class LesionJob:
         return {"difficulty": self.difficulty}
 
     def arrays(self, settings: CohortSettings) -> dict[str, NDArray]:
-        """Make the lesion and cut its triplets."""
+        """Make the lesion and cut its triplets, and its sections where the part has them."""
         part, hospital = self.part, self.part.hospital
         population = Population(
             float(self.malignant), part.malignant_size_mm, part.benign_size_mm, difficulty=self.difficulty
@@ -125,7 +130,8 @@ class LesionJob:
             window_mm=partial(crops_window, number=self.number, settings=settings),
         )
         origin = Origin(LESION_COHORT, f"{hospital.name} {self.number}", self.patient, part.name)
-        return lesion_arrays(volume, self.number, settings, origin, **self.made_with)
+        cut = volume_arrays if part.sections else lesion_arrays
+        return cut(volume, self.number, settings, origin, **self.made_with)
 
 
 def lesion_jobs(part: Part, difficulty: float = 0.0) -> list[LesionJob]:

@@ -110,6 +110,20 @@ def test_the_segmenter_is_told_that_there_are_no_sections(cohort):
     assert caught.value.exit_code == 3
 
 
+def test_the_parity_part_has_sections_with_their_masks(tmp_path, small_parts):
+    part = replace(small_parts["external-b"], benign=0, sections=True)
+    build_files(tmp_path, lesion_jobs(part), workers=0, settings=SMALL)
+    data = read_phantom(cohort_files(tmp_path)[22000])
+    for plane in Plane:
+        sections = data.planes[plane]
+        shown = sections.lesions[:, 0].tolist()
+        assert shown
+        assert all(sections.mask(row).any() for row in shown)
+        assert not any(sections.mask(row).any() for row in sections.empty)
+    assert PARTS["parity"].sections
+    assert not any(part.sections for name, part in PARTS.items() if name != "parity")
+
+
 def test_finished_lesions_are_skipped_and_another_difficulty_is_refused(cohort, small_parts):
     seen = []
     before = {f: f.stat().st_mtime_ns for f in cohort_files(cohort).values()}
