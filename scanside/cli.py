@@ -664,13 +664,13 @@ def train(
     Data sets are known by their layout: a phantom cohort, BUS-BRA, TDSC-ABUS 2023, BUSI, or exams with masks and a
     cases.csv. Needs the `train` extra.
     """
-    from scanside.console.options import require_extra
     from scanside.console.progress import StageProgress
     from scanside.console.stop import Stop
+    from scanside.console.workshop import workshop
 
-    require_extra("train", ("torch", "torchvision", "segmentation_models_pytorch", "safetensors"))
-    from scanside.training.process import denormals_flushed
-    from scanside.training.run import train_recipe
+    with workshop("train"):
+        from scanside.training.process import denormals_flushed
+        from scanside.training.run import train_recipe
 
     with Stop(), StageProgress(quiet=quiet) as progress, denormals_flushed():
         weights = train_recipe(
