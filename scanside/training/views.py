@@ -217,7 +217,8 @@ class ViewsTask:
     def record(self) -> dict[str, Any]:
         """The split by case, and how the weights started."""
         cases = {name: [v.case for v in getattr(self.split, name)] for name in ("train", "validation", "test")}
-        return {"busbra": cases, "start": self.start, "fresh": sorted(self.fresh)}
+        stride_at = cast(FusionClassifier, self.model).stride_at
+        return {"busbra": cases, "start": self.start, "stride_at": stride_at, "fresh": sorted(self.fresh)}
 
 
 def lesion_probabilities(
