@@ -240,7 +240,10 @@ def _require_any_batch(network: str, model: Segmenter | FusionClassifier, fp32: 
 def _half_check(
     network: str, graph: bytes, batches: Sequence[Batch], expected: Sequence[NDArray], threshold: float
 ) -> list[ExportCheck]:
-    """How far the FP16 graph is from PyTorch; nothing where half precision overflows, which calibration mends."""
+    """How far the FP16 graph is from PyTorch; nothing where half precision cannot hold it, which calibration mends.
+
+    A processor may compute in FP32 between the roundings: what overflows on a GPU alone shows in calibration's ranges.
+    """
     try:
         half = derived_graph(graph, "fp16", where=network)
         cut = threshold if network == "segmenter" else None
