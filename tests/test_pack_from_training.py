@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -343,3 +345,18 @@ def test_without_the_workshop_s_packages(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_a_training_of_this_package_is_found(run_folder: Path) -> None:
     assert [one.network for one in find_trained(run_folder)] == ["segmenter", "classifier"]
+
+
+@pytest.mark.parametrize("words", [(), ("--calibrate", "phantom:3:4:64x96x128")])
+@pytest.mark.parametrize("place", ["pathlib.Path.write_bytes", "os.mkdir"])
+def test_a_full_disk_leaves_nothing(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, words: tuple[str, ...]
+) -> None:
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "here").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, full)
+        result = run("export", run_folder / "classifier.safetensors", "--out", tmp_path / "here" / "pack", *words, "-q")
+    refused(result, 4, "No space left on device", tmp_path / "here")

@@ -112,8 +112,8 @@ def calibrate(
     """
     out, work = Path(out), work_folder(out)
     require_room(out)
-    for network, blocks in settings.keep.items():
-        _kept_operations(load_graph(pack.graph_bytes(network), network), network, blocks)
+    for network in NETWORKS:  # what cannot be calibrated is refused before any exam is opened
+        _kept_operations(load_graph(pack.graph_bytes(network), network), network, settings.keep.get(network, ()))
     say = stages or (lambda stage, done, total: None)
     data = prepare(
         sources,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from scanside.calibration.calibrate import Calibrated, Settings, calibrate, require_room
 from scanside.calibration.data import Amount, Find, Loaded, sources_of
 from scanside.calibration.selection import Lesion, read_test_cases, refuse_test_cases
-from scanside.errors import UsageError
+from scanside.errors import OutputError, UsageError
 from scanside.pack import NETWORKS, Pack, load_pack
 
 if TYPE_CHECKING:
@@ -72,7 +72,11 @@ def calibrated(
     if not data:
         return make(out)
     require_room(out)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+    try:
+        beside = tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent)
+    except OSError as error:
+        raise OutputError("the pack cannot be written", where=out, found=error.strerror) from None
+    with beside as folder:
         pack = Path(folder) / "pack"
         sources = sources_of(data, lambda volume: finder(load_pack(pack))(volume))  # called when the pack is there
         refuse_test_cases({source.name: source.names for source in sources}, ())

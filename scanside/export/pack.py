@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scanside.errors import EngineError, PackError, UsageError
+from scanside.errors import EngineError, OutputError, PackError, UsageError
 from scanside.export.check import (
     Batch,
     compare,
@@ -176,12 +176,16 @@ def _taken(network: str, pack: Pack) -> _Part:
 def _exported(
     network: str, model: Segmenter | FusionClassifier, batches: Sequence[Batch], parameters: PackParameters
 ) -> _Part:
-    with tempfile.TemporaryDirectory(prefix="scanside-export-") as folder:
-        file = Path(folder) / f"{network}.onnx"
-        if isinstance(model, Segmenter):
-            fp32 = export_segmenter(model, file).read_bytes()
-        else:
-            fp32 = export_classifier(model, file, parameters.crop_size).read_bytes()
+    try:
+        with tempfile.TemporaryDirectory(prefix="scanside-export-") as folder:
+            file = Path(folder) / f"{network}.onnx"
+            if isinstance(model, Segmenter):
+                fp32 = export_segmenter(model, file).read_bytes()
+            else:
+                fp32 = export_classifier(model, file, parameters.crop_size).read_bytes()
+    except OSError as error:
+        found = error.strerror or type(error).__name__
+        raise OutputError("the exported graph cannot be written", where=network, found=found) from None
     graph, checks, answers = _shipped_graph(network, model, fp32, batches, parameters.threshold)
     specs, golden = _golden(network, batches, answers, checks[-1])
     spec: SegmenterSpec | ClassifierSpec
