@@ -20,7 +20,7 @@ from scanside.evaluation.matching import match_truth
 from scanside.evaluation.roc import auc
 from scanside.exam import Volume
 from scanside.exam.phantom import make_phantom
-from scanside.training.seeds import WHOLE_TRAINING
+from scanside.exam.phantom.seeds import WHOLE_TRAINING
 
 
 def make_table(seeds: Sequence[int], out: Path, pack: Path | None) -> None:

@@ -94,12 +94,12 @@ def backbone_rows(
                 yield profile_rows(named, [profile.to_json()], built.record, len(built.plan))
 
 
-def make_table(*, out: Path, pack: Path | None, targets: str, backbones: str) -> None:
-    """Write the table of a pack, or of untrained `backbones` (names with commas) if any are named."""
+def make_table(*, out: Path, pack: Path | None, targets: str, backbones: str, variants: str = "") -> None:
+    """Write the table of a pack, or of untrained `backbones` in `variants` (names with commas) if any are named."""
     names, opened = targets_from(targets), load_pack(pack)
-    wanted = tuple(filter(None, backbones.split(",")))
+    wanted, looks = (tuple(filter(None, text.split(","))) for text in (backbones, variants))
     rows: list[dict[str, Any]] = []
-    for some in backbone_rows(opened, wanted, names) if wanted else pack_rows(opened, names):
+    for some in backbone_rows(opened, wanted, names, looks) if wanted else pack_rows(opened, names):
         rows += some
         for row in some:
             print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
@@ -127,6 +127,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What the table takes."""
     parser.add_argument("--targets", default="SM86,SM89,SM120", help="SM86,SM89,...")
     parser.add_argument("--backbones", default="", help="untrained classifiers instead: resnet50,...")
+    parser.add_argument("--variants", default="", help="of them: transverse,fusion2,...; all if absent")
 
 
 def minutes(given: Mapping[str, Any]) -> float:

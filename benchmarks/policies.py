@@ -23,10 +23,11 @@ from scanside.bench.machine import machine_record
 from scanside.console.options import shape_from
 from scanside.engine.predictor import Predictor
 from scanside.errors import UsageError
+from scanside.evaluation import roc
 from scanside.evaluation.matching import match_truth
 from scanside.exam import Volume
 from scanside.exam.phantom import make_phantom
-from scanside.training.seeds import WHOLE_TRAINING
+from scanside.exam.phantom.seeds import WHOLE_TRAINING
 
 POLICIES = ("exact", "confirm")
 PLANES = ("transverse", "sagittal", "coronal")
@@ -129,15 +130,11 @@ def summarise(volumes: Sequence[Mapping[str, Any]], lesions: Sequence[Mapping[st
 
 
 def auc(rows: Sequence[Mapping[str, Any]], policy: str) -> float | None:
-    """Area under the ROC curve of P(malignant), ties counting half; None with one class only."""
-    values = {
-        label: np.array([float(r[f"{policy}_probability"]) for r in rows if int(r["malignant"]) == label])
-        for label in (0, 1)
-    }
-    if not len(values[0]) or not len(values[1]):
+    """Area under the ROC curve of P(malignant); None with one class only."""
+    malignant = [int(row["malignant"]) == 1 for row in rows]
+    if len(set(malignant)) < 2:
         return None
-    above = (values[1][:, None] > values[0][None, :]).mean()
-    return float(above + (values[1][:, None] == values[0][None, :]).mean() / 2)
+    return roc.auc(malignant, [float(row[f"{policy}_probability"]) for row in rows])
 
 
 def _sensitivity(rows: Sequence[Mapping[str, Any]]) -> float | None:

@@ -136,7 +136,7 @@ def segmenter_bound(
     predictor: Predictor, geometry: Geometry, rounds: int, rates: Mapping[str, Any]
 ) -> tuple[Bound, list[Layer]]:
     """All sections of an exam, counted and timed in the pack's batches: a batch reads the weights once."""
-    spec, graph = predictor.segmenter.spec, predictor.pack.graph_bytes("segmenter")
+    spec, graph = predictor.segmenter.spec, predictor.pack.network_graph("segmenter", "fp32")
     grids = [SectionGrid.over(geometry, p, spec.pitch_mm, spec.every_mm) for p in predictor.segmenter.planes]
     shapes = [padded_shape(grid.shape, spec.size_multiple) for grid in grids]
     smallest = min(height * width for height, width in shapes)
@@ -163,7 +163,7 @@ def classifier_bound(
     spec, count = predictor.classifier.spec, max(1, lesions) * predictor.classifier.rule.frames
     crops = {p: np.zeros((spec.batch, 1, spec.size, spec.size), np.uint8) for p in predictor.classifier.rule.planes}
     inputs = {spec.inputs[plane.value]: pixels for plane, pixels in crops.items()}
-    batch = layers_of(predictor.pack.graph_bytes("classifier"), inputs)
+    batch = layers_of(predictor.pack.network_graph("classifier", "fp32"), inputs)
     batches = count / spec.batch
     seconds = median_s(lambda: predictor.classifier.run(crops), rounds) * batches
     layers = times(batch, batches)

@@ -10,12 +10,15 @@ import typer
 from scanside.console.bench import bench_app
 from scanside.console.choices import (
     Backbone,
+    CalibrateOption,
     Device,
     DeviceOption,
     Format,
     HeatmapsOption,
     JsonOption,
+    LicenceOption,
     Method,
+    NameOption,
     PackOption,
     PlanPrecision,
     Policy,
@@ -29,13 +32,13 @@ from scanside.console.choices import (
     UncertifiedOption,
     Variant,
     Vendor,
+    VersionOption,
 )
 from scanside.console.errors import Verbs
 from scanside.errors import NotBuiltError
 
 NOTICE = "Research use only. Not a medical device."
 NOT_BUILT = {
-    "export": "export trained networks to a pack",
     "parity": "certify a precision against the PyTorch reference",
 }
 
@@ -504,9 +507,10 @@ def pack_create(
     smoothing: Annotated[float, typer.Option(min=0, max=5, help="Smoothing of the planes' vote in mm.")] = 0.0,
     margin: Annotated[float, typer.Option(min=1, max=10, help="Side of a crop over the lesion's.")] = 1.35,
     frames: Annotated[int, typer.Option(min=1, max=256, help="Triplets a lesion.")] = 8,
-    name: Annotated[str, typer.Option(help="The pack's name.")] = "own",
-    version: Annotated[str, typer.Option(help="The pack's version.")] = "1",
-    licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "not stated",
+    name: NameOption = "own",
+    version: VersionOption = "1",
+    licence: LicenceOption = "not stated",
+    calibrate: CalibrateOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Make a pack of your own trained networks.
@@ -534,36 +538,41 @@ def pack_create(
         fractions_from(classifier_std, "--classifier-std"),
     )
     with workshop("pack create"):
+        from scanside.calibration.command import calibrated
         from scanside.pack_from_weights import Normalisation, OwnWeights, PackParameters, pack_from_weights
     with Stop(), StageProgress(quiet=quiet) as progress:
-        made = pack_from_weights(
-            out,
-            OwnWeights(
-                segmenter,
-                files,
-                Normalisation(*segmenter_input),
-                Normalisation(*classifier_input),
-                backbone=backbone.value,
-                variant=variant.value if variant else None,
-                stride_at=stride.value,
-            ),
-            name=name,
-            version=version,
-            licence=licence,
-            parameters=PackParameters(
-                pitch_mm=pitch,
-                every_mm=every,
-                threshold=threshold,
-                min_lesion_mm=min_size,
-                min_detection_score=min_score,
-                smoothing_mm=smoothing,
-                crop_size=size,
-                margin=margin,
-                frames=frames,
-            ),
-            planes=tuple(plane.value for plane in planes) if planes else None,
-            progress=progress.advance,
-        )
+
+        def make(folder: Path) -> Path:
+            return pack_from_weights(
+                folder,
+                OwnWeights(
+                    segmenter,
+                    files,
+                    Normalisation(*segmenter_input),
+                    Normalisation(*classifier_input),
+                    backbone=backbone.value,
+                    variant=variant.value if variant else None,
+                    stride_at=stride.value,
+                ),
+                name=name,
+                version=version,
+                licence=licence,
+                parameters=PackParameters(
+                    pitch_mm=pitch,
+                    every_mm=every,
+                    threshold=threshold,
+                    min_lesion_mm=min_size,
+                    min_detection_score=min_score,
+                    smoothing_mm=smoothing,
+                    crop_size=size,
+                    margin=margin,
+                    frames=frames,
+                ),
+                planes=tuple(plane.value for plane in planes) if planes else None,
+                progress=progress.advance,
+            )
+
+        made = calibrated(make, out, calibrate or (), stages=progress.advance)
     tables.print_pack(load_pack(made), json=False)
 
 
@@ -664,13 +673,13 @@ def train(
     Data sets are known by their layout: a phantom cohort, BUS-BRA, TDSC-ABUS 2023, BUSI, or exams with masks and a
     cases.csv. Needs the `train` extra.
     """
-    from scanside.console.options import require_extra
     from scanside.console.progress import StageProgress
     from scanside.console.stop import Stop
+    from scanside.console.workshop import workshop
 
-    require_extra("train", ("torch", "torchvision", "segmentation_models_pytorch", "safetensors"))
-    from scanside.training.process import denormals_flushed
-    from scanside.training.run import train_recipe
+    with workshop("train"):
+        from scanside.training.process import denormals_flushed
+        from scanside.training.run import train_recipe
 
     with Stop(), StageProgress(quiet=quiet) as progress, denormals_flushed():
         weights = train_recipe(
@@ -685,6 +694,54 @@ def train(
             minutes=minutes,
         )
     typer.echo(str(weights))
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  scanside export run --out mypack
+  scanside export run/classifier.safetensors --out mypack --base otherpack
+  scanside export run --out mypack --calibrate phantom:3000:3016      INT8 and FP16 graphs as well
+"""
+)
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="The --out of a training, or one .safetensors file of it.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="PACK", help="Folder of the pack.")],
+    base: Annotated[
+        Path | None,
+        typer.Option("--base", metavar="PACK", help="Gives what was not trained; the shipped one if absent."),
+    ] = None,
+    calibrate: CalibrateOption = None,
+    name: NameOption = "own",
+    version: VersionOption = "1",
+    licence: LicenceOption = "not stated",
+    quiet: QuietOption = False,
+) -> None:
+    """Make a pack of networks that `scanside train` trained.
+
+    The record beside the weights says what network they are. A network that was not trained, and the operating point,
+    are the base pack's. Proves the graphs against PyTorch. Written whole or not at all. Needs the train extra.
+    """
+    from scanside.console import tables
+    from scanside.console.progress import StageProgress
+    from scanside.console.stop import Stop
+    from scanside.console.workshop import workshop
+    from scanside.pack import load_pack
+
+    with workshop("export"):
+        from scanside.calibration.command import calibrated
+        from scanside.pack_from_training import pack_from_training
+    with Stop(), StageProgress(quiet=quiet) as progress:
+
+        def make(folder: Path) -> Path:
+            return pack_from_training(
+                checkpoint, folder, base=base, name=name, version=version, licence=licence, progress=progress.advance
+            )
+
+        made = calibrated(make, out, calibrate or (), stages=progress.advance)
+    tables.print_pack(load_pack(made), json=False)
 
 
 @cohort_app.command("phantoms")

@@ -27,6 +27,8 @@ from scanside.pack.manifest import Licence
 GOLDEN_SEED = 4200
 GOLDEN_SHAPE = (72, 240, 280)
 GOLDEN_LESIONS = 3
+GOLDEN = {"phantom_seed": GOLDEN_SEED, "shape": list(GOLDEN_SHAPE)}
+"""What a manifest records of the golden cases."""
 
 
 @dataclass(frozen=True)
@@ -166,5 +168,5 @@ def _provenance(weights: OwnWeights) -> dict[str, Any]:
         "segmenter_input": {key: list(values) for key, values in asdict(weights.segmenter_input).items()},
         "classifier_input": {key: list(values) for key, values in asdict(weights.classifier_input).items()},
         "stride_at": weights.stride_at,
-        "golden": {"phantom_seed": GOLDEN_SEED, "shape": list(GOLDEN_SHAPE)},
+        "golden": GOLDEN,
     }

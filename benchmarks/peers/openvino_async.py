@@ -38,9 +38,9 @@ class OpenvinoAsync:
     def __init__(self, pack: Pack, threads: int) -> None:
         self._pack, self._core = pack, openvino.Core()
         self._how = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": threads}
-        self._segmenter = fp32_graph(pack.graph_bytes("segmenter"))
+        self._segmenter = fp32_graph(pack, "segmenter")
         self._queues: dict[tuple[int, ...], Any] = {}
-        classifier = self._core.read_model(fp32_graph(pack.graph_bytes("classifier")))
+        classifier = self._core.read_model(fp32_graph(pack, "classifier"))
         self._classifier = self._core.compile_model(classifier, "CPU", self._how)
         hint = self._classifier.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         self.precision = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}.get(hint, hint)

@@ -22,7 +22,7 @@ class PlainOnnx:
     def __init__(self, pack: Pack, threads: int) -> None:
         self._pack = pack
         self._segmenter, self._classifier = (
-            _session(fp32_graph(pack.graph_bytes(name)), threads) for name in ("segmenter", "classifier")
+            _session(fp32_graph(pack, name), threads) for name in ("segmenter", "classifier")
         )
 
     def analyze(self, exam: Path) -> list[Found]:

@@ -21,30 +21,14 @@ from scanside.export.onnx import SegmenterGraph
 from scanside.models.fusion import FusionClassifier
 from scanside.models.unet import build_segmenter
 from scanside.pack import Pack
+from scanside.pack.derive import with_folded_weights
+from scanside.pack.onnx_graph import Graph
 
 
-def fp32_graph(graph: bytes) -> bytes:
-    """`graph` with every 8-bit weight multiplied out: no DequantizeLinear of a constant is left."""
-    model = onnx.load_from_string(graph)
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    kept, folded, used = [], {}, set()
-    for node in model.graph.node:
-        if node.op_type == "DequantizeLinear" and all(name in constants for name in node.input):
-            parts = [numpy_helper.to_array(constants[name]) for name in node.input]
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-            folded[node.output[0]] = _dequantized(parts, axis)
-            used.update(node.input)
-        else:
-            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
-    still = {name for node in kept for name in node.input}
-    tensors = [t for t in model.graph.initializer if t.name not in used or t.name in still]
-    tensors += [numpy_helper.from_array(array, name) for name, array in folded.items()]
-    kept_tensors = [onnx.TensorProto.FromString(t.SerializeToString()) for t in tensors]
-    del model.graph.node[:], model.graph.initializer[:]
-    model.graph.node.extend(kept)
-    model.graph.initializer.extend(kept_tensors)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+def fp32_graph(pack: Pack, network: str) -> bytes:
+    """The FP32 graph of "segmenter" or "classifier" with every 8-bit weight multiplied out, and nothing rounded."""
+    graph = Graph(pack.network_graph(network, "fp32"), network)
+    return with_folded_weights(graph).to_bytes()
 
 
 def torch_segmenter(pack: Pack) -> nn.Module:
@@ -57,7 +41,7 @@ def torch_segmenter(pack: Pack) -> nn.Module:
     """
     spec = pack.manifest.segmenter
     model = build_segmenter(spec.mean, spec.std)
-    load_from_graph(model, fp32_graph(pack.graph_bytes("segmenter")), spec.graph)
+    load_from_graph(model, fp32_graph(pack, "segmenter"), spec.graph)
     return SegmenterGraph(model).eval()
 
 
@@ -70,7 +54,7 @@ def torch_classifier(pack: Pack) -> nn.Module:
         The pack's graph is not the classifier its manifest names.
     """
     spec = pack.manifest.classifier
-    graph = fp32_graph(pack.graph_bytes("classifier"))
+    graph = fp32_graph(pack, "classifier")
     model = FusionClassifier(spec.backbone, spec.variant, stride_at=_stride_at(graph), mean=spec.mean, std=spec.std)
     load_from_graph(model, graph, spec.graph)
     return Probability(model).eval()
@@ -117,13 +101,6 @@ def load_from_graph(model: nn.Module, graph: bytes, where: str) -> None:
             _become_bias(norms[name], np.zeros(len(layer.weight), np.float32) if bias is None else bias)
         elif bias is not None:
             raise EngineError("a bias of the graph has no place in the PyTorch model", where=where, found=name)
-
-
-def _dequantized(parts: list[NDArray], axis: int) -> NDArray[np.float32]:
-    values, scale = parts[0], parts[1]
-    shape = [-1 if a == axis % max(1, values.ndim) else 1 for a in range(values.ndim)] if scale.ndim else []
-    zero = parts[2].reshape(shape).astype(np.int32) if len(parts) > 2 else 0
-    return ((values.astype(np.int32) - zero) * scale.reshape(shape)).astype(np.float32)
 
 
 def _norm_after(model: nn.Module) -> Mapping[str, nn.Module]:

@@ -133,7 +133,7 @@ def bench_section(
     def count() -> int:
         black = {predictor.segmenter.spec.input: np.zeros((1, 1, *work.shape), np.uint8)}
         dims = {"height": work.shape[0], "width": work.shape[1]}
-        return operations_of(layers_of(predictor.pack.graph_bytes("segmenter"), black, dims))
+        return operations_of(layers_of(predictor.pack.network_graph("segmenter", "fp32"), black, dims))
 
     about = {"plane": plane, "batch": batch, "section": list(work.grid.shape), "network_input": list(work.shape)}
     return _measurement("section", predictor, plan, samples, batch, count, about, before)
@@ -174,7 +174,7 @@ def bench_triplet(
 
     def count() -> int:
         black = {name: np.zeros((1, 1, spec.size, spec.size), np.uint8) for name in spec.inputs.values()}
-        return operations_of(layers_of(predictor.pack.graph_bytes("classifier"), black))
+        return operations_of(layers_of(predictor.pack.network_graph("classifier", "fp32"), black))
 
     about = {"batch": batch, "crop": spec.size, "planes": list(spec.inputs)}
     return _measurement("triplet", predictor, plan, samples, batch, count, about, before)

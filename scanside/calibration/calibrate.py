@@ -26,7 +26,8 @@ from scanside.calibration.ranges import SCHEMA, Ranges, estimate, read_ranges
 from scanside.errors import CalibrationError, OutputError, UsageError
 from scanside.pack import DerivedGraph, ExportCheck, Manifest, Pack, file_records, write_pack
 from scanside.pack.derive import derived_graph
-from scanside.pack.manifest import MANIFEST_NAME, NETWORKS
+from scanside.pack.manifest import NETWORKS
+from scanside.pack.write import refuse_foreign
 
 METHODS = tuple(ESTIMATORS)
 SELECTION_FILE = "calibration.selection.json"
@@ -110,9 +111,9 @@ def calibrate(
         `out` holds something that is no pack, or cannot be written.
     """
     out, work = Path(out), work_folder(out)
-    _require_room(out)
-    for network, blocks in settings.keep.items():
-        _kept_operations(load_graph(pack.graph_bytes(network), network), network, blocks)
+    require_room(out)
+    for network in NETWORKS:  # what cannot be calibrated is refused before any exam is opened
+        _kept_operations(load_graph(pack.graph_bytes(network), network), network, settings.keep.get(network, ()))
     say = stages or (lambda stage, done, total: None)
     data = prepare(
         sources,
@@ -256,9 +257,15 @@ def _manifest(
     )
 
 
-def _require_room(out: Path) -> None:
-    if out.exists() and not (out / MANIFEST_NAME).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError("refusing to replace what is no pack", where=out, remedy="name a new or an empty folder")
+def require_room(out: Path) -> None:
+    """Make the folder that `out` is to lie in.
+
+    Raises
+    ------
+    OutputError
+        That cannot be done, or `out` holds something that is no pack.
+    """
+    refuse_foreign(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

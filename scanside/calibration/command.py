@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scanside.calibration.calibrate import Calibrated, Settings, calibrate
+from scanside.calibration.calibrate import Calibrated, Settings, calibrate, require_room
 from scanside.calibration.data import Amount, Find, Loaded, sources_of
-from scanside.calibration.selection import Lesion, read_test_cases
-from scanside.errors import UsageError
+from scanside.calibration.selection import Lesion, read_test_cases, refuse_test_cases
+from scanside.errors import OutputError, UsageError
 from scanside.pack import NETWORKS, Pack, load_pack
 
 if TYPE_CHECKING:
@@ -50,6 +51,36 @@ def calibrate_pack(
         threads=threads,
     )
     return calibrate(opened, sources_of(data, finder(opened, threads)), out, settings, stages=stages)
+
+
+def calibrated(
+    make: Callable[[Path], Path],
+    out: Path,
+    data: Sequence[str],
+    *,
+    stages: Callable[[str, int, int], None] | None = None,
+) -> Path:
+    """The pack at `out` that `make` puts into a folder it is given, calibrated if `data` are named.
+
+    It appears whole or not at all, and `data` that cannot be used are refused before anything is made.
+
+    Raises
+    ------
+    ScansideError
+        As `calibrate_pack` and `make`.
+    """
+    if not data:
+        return make(out)
+    require_room(out)
+    try:
+        beside = tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent)
+    except OSError as error:
+        raise OutputError("the pack cannot be written", where=out, found=error.strerror) from None
+    with beside as folder:
+        pack = Path(folder) / "pack"
+        sources = sources_of(data, lambda volume: finder(load_pack(pack))(volume))  # called when the pack is there
+        refuse_test_cases({source.name: source.names for source in sources}, ())
+        return calibrate(load_pack(make(pack)), sources, out, Settings(), stages=stages).pack
 
 
 def _kept(texts: Sequence[str]) -> dict[str, list[str]]:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from scanside.calibration.agreement import probabilities
 from scanside.calibration.observe import Batch, run_batch, session
+from scanside.evaluation.roc import auc
+from scanside.evaluation.segmentation import dice
 
 VERDICT = 0.5
 
@@ -64,12 +66,12 @@ class SegmenterJudge:
                 worst = min(worst, 2 * shared / size) if size else worst
                 known = next(truth, None)
                 if known is not None and known.any():
-                    differences.append(_dice(mask_a, known) - _dice(mask_b, known))
+                    differences.append(dice(mask_a, known) - dice(mask_b, known))
                 error = np.abs(a - b)
                 errors, largest, pixels = errors + float(error.sum()), max(largest, float(error.max())), pixels + a.size
-        dice = 2 * both / total if total else 1.0
+        overlap = 2 * both / total if total else 1.0
         metrics = {
-            "dice": dice,
+            "dice": overlap,
             "worst_dice": worst,
             "mask_flips": float(flips),
             "mean_error": errors / max(1, pixels),
@@ -77,7 +79,7 @@ class SegmenterJudge:
         }
         if differences:
             metrics["dice_difference"] = float(np.mean(differences))
-        return Judgement(1 - dice, metrics)
+        return Judgement(1 - overlap, metrics)
 
     def _answers(self, graph: bytes) -> list[NDArray]:
         return _answers(graph, self._output, self._batches, self._threads)
@@ -115,7 +117,7 @@ class ClassifierJudge:
         }
         loss = metrics["mean_error"]
         if self._labels is not None:
-            difference = auc(found, self._labels) - auc(expected, self._labels)
+            difference = auc(self._labels, found) - auc(self._labels, expected)
             metrics["auc_difference"] = difference
             loss += abs(difference)
         return Judgement(loss, metrics)
@@ -123,16 +125,6 @@ class ClassifierJudge:
     def _probabilities(self, graph: bytes) -> NDArray[np.float64]:
         answers = _answers(graph, self._output, self._batches, self._threads)
         return np.concatenate([probabilities(answer) for answer in answers])
-
-
-def _dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    return 2 * int((a & b).sum()) / max(1, int(a.sum() + b.sum()))
-
-
-def auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve: the share of (positive, negative) pairs in the right order, ties one half."""
-    above = scores[positive][:, None] - scores[~positive][None, :]
-    return float((above > 0).mean() + 0.5 * (above == 0).mean())
 
 
 def _answers(graph: bytes, output: str, batches: Sequence[Callable[[], Batch]], threads: int) -> list[NDArray]:

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from scanside.errors import CalibrationError
 from scanside.exam.geometry import Box, Geometry
+from scanside.exam.phantom.seeds import HELD_OUT, held_out
 from scanside.exam.planes import Plane, SectionGrid
 from scanside.pack.strict import plain
 
 SCHEMA = "scanside-selection/1"
-TEST_SEEDS = range(5000, 6000)
-"""Phantom seeds kept for test cases: never calibrated on."""
 LESION, ELSEWHERE = "lesion", "elsewhere"
 
 
@@ -130,17 +129,21 @@ def refuse_test_cases(names: Mapping[str, Collection[str]], listed: Collection[s
     Raises
     ------
     CalibrationError
-        One is listed, or is a phantom of a seed kept for tests.
+        One is listed, or is a phantom of a seed kept for evaluation or parity.
     """
     for exam, calls in names.items():
         seeds = [int(name.split()[1]) for name in calls if name.startswith("phantom ")]
-        if set(calls) & set(listed) or any(seed in TEST_SEEDS for seed in seeds):
+        if set(calls) & set(listed) or any(map(held_out, seeds)):
             raise CalibrationError(
                 "a test case must not be calibrated on",
                 where=exam,
-                expected=f"none of {len(listed)} listed cases, no phantom {TEST_SEEDS.start} to {TEST_SEEDS.stop - 1}",
+                expected=f"none of {len(listed)} listed cases, no phantom of seeds {_held_out_seeds()}",
                 remedy="leave it out of --data",
             )
+
+
+def _held_out_seeds() -> str:
+    return ", ".join(f"{seeds.start} to {seeds.stop - 1}" for seeds in HELD_OUT)
 
 
 def read_test_cases(path: Path | None) -> frozenset[str]:

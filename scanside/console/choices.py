@@ -121,3 +121,12 @@ UncertifiedOption = Annotated[
 HeatmapsOption = Annotated[
     bool, typer.Option("--heatmaps", help="One more picture a lesion: where the classifier looked (Grad-CAM).")
 ]
+NameOption = Annotated[str, typer.Option(help="The pack's name.")]
+VersionOption = Annotated[str, typer.Option(help="The pack's version.")]
+LicenceOption = Annotated[str, typer.Option(help="Licence of the weights.")]
+CalibrateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--calibrate", metavar="EXAM", help="Calibrate as well, on an exam or phantom:FIRST:END. Repeat for more."
+    ),
+]

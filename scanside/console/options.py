@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from scanside.errors import EngineError, UsageError
+from scanside.errors import UsageError
 
 
 def spacing_from(text: str | None) -> tuple[float, float, float] | None:
@@ -110,24 +109,6 @@ def range_from(option: str, text: str) -> tuple[int, int]:
     if not (colon and first.isdigit() and last.isdigit() and int(first) <= int(last)):
         raise UsageError(f"{option} makes no sense", expected="two numbers, as in 1000:1072", found=repr(text))
     return int(first), int(last)
-
-
-def require_extra(extra: str, modules: Sequence[str]) -> None:
-    """Refuse to go on without the packages that an extra of this distribution installs.
-
-    Raises
-    ------
-    EngineError
-        A package is not installed.
-    """
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EngineError(
-            f"this needs the `{extra}` extra",
-            expected=", ".join(modules),
-            found=f"no {', '.join(missing)}",
-            remedy=f'install it with: pip install "scanside[{extra}]"',
-        )
 
 
 def percents_from(text: str) -> tuple[float, ...]:

@@ -18,7 +18,15 @@ from scanside.models.fusion import FusionClassifier
 from scanside.models.unet import Segmenter
 from scanside.pack.manifest import ExportCheck
 
-__all__ = ["Batch", "compare", "compare_heatmaps", "graph_answers", "reference_answers", "reference_heatmaps"]
+__all__ = [
+    "Batch",
+    "compare",
+    "compare_heatmaps",
+    "graph_answers",
+    "of_size",
+    "reference_answers",
+    "reference_heatmaps",
+]
 
 Batch = Mapping[str, NDArray[np.uint8]]
 
@@ -34,11 +42,26 @@ def reference_heatmaps(model: FusionClassifier, batches: Sequence[Batch]) -> lis
 
 
 def graph_answers(graph: bytes, batches: Sequence[Batch], output: str = PROBABILITY) -> list[NDArray]:
-    """What ONNX Runtime's CPU provider answers."""
+    """What ONNX Runtime's CPU provider answers.
+
+    Raises
+    ------
+    EngineError
+        The graph does not load, or not run at one of these batch sizes.
+    """
     options = ort.SessionOptions()
+    options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return [session.run([output], dict(batch))[0] for batch in batches]
+    try:
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return [session.run([output], dict(batch))[0] for batch in batches]
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        raise EngineError("the exported graph does not run", found=str(error).strip().splitlines()[0]) from error
+
+
+def of_size(batch: Batch, size: int) -> Batch:
+    """`size` items of a batch, its own over and over."""
+    return {name: np.resize(pixels, (size, *pixels.shape[1:])) for name, pixels in batch.items()}
 
 
 def _reference(model: Segmenter | FusionClassifier, batches: Sequence[Batch]) -> list[dict[str, NDArray]]:

@@ -1,4 +1,4 @@
-"""From two trained networks to a model pack: export, 8-bit weights, comparison, golden cases, manifest."""
+"""From trained networks to a model pack: export, 8-bit weights, comparison, golden cases, manifest."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scanside.errors import EngineError, UsageError
+from scanside.errors import EngineError, OutputError, PackError, UsageError
 from scanside.export.check import (
     Batch,
     compare,
     compare_heatmaps,
     graph_answers,
+    of_size,
     reference_answers,
     reference_heatmaps,
 )
@@ -27,6 +28,8 @@ from scanside.export.onnx import HEATMAPS, PIXELS, PROBABILITY, export_classifie
 from scanside.export.quantize import quantize_weights
 from scanside.models.fusion import FusionClassifier
 from scanside.models.unet import SIZE_MULTIPLE, Segmenter
+from scanside.pack.derive import derived_graph
+from scanside.pack.load import Pack
 from scanside.pack.manifest import (
     PLANES,
     SCHEMA,
@@ -74,12 +77,12 @@ class PackParameters:
 def create_pack(
     out: str | os.PathLike[str],
     *,
-    segmenter: Segmenter,
-    classifier: FusionClassifier,
+    segmenter: Segmenter | Pack,
+    classifier: FusionClassifier | Pack,
     name: str,
     version: str,
-    sections: Sequence[NDArray[np.uint8]],
-    triplets: Sequence[Batch],
+    sections: Sequence[NDArray[np.uint8]] = (),
+    triplets: Sequence[Batch] = (),
     provenance: Mapping[str, Any],
     licences: Sequence[Licence],
     parameters: PackParameters | None = None,
@@ -90,10 +93,14 @@ def create_pack(
 
     Parameters
     ----------
+    segmenter, classifier : network or Pack
+        What is exported; of a pack, its network is taken as it is: the FP32 graph byte for byte, and its golden cases.
     sections : sequence of uint8 arrays
         Golden inputs of the segmenter, each [N, 1, H, W] with H and W multiples of 32; every array becomes a file.
     triplets : sequence of mappings
         Golden inputs of the classifier: for each of its planes uint8 [N, 1, crop_size, crop_size].
+    parameters : PackParameters, optional
+        Of the networks that are exported.
     provenance : mapping
         Free JSON: how the networks were trained.
     card : str, optional
@@ -104,49 +111,34 @@ def create_pack(
     UsageError
         No golden inputs, or of a wrong shape or dtype.
     EngineError
-        A graph strays from PyTorch, a network answers NaN, or a weight is not finite.
+        A graph strays from PyTorch at any batch size, a network answers NaN, or a weight is not finite.
     OutputError
         `out` cannot be written or holds something that is no pack.
     """
     refuse_foreign(out)
     parameters = parameters or PackParameters()
-    section_batches = [{PIXELS: pixels} for pixels in sections]
-    triplet_batches = [{plane: batch[plane] for plane in classifier.planes} for batch in triplets]
-    _require_sections(section_batches)
-    _require_triplets(triplet_batches, parameters.crop_size)
-    with tempfile.TemporaryDirectory(prefix="scanside-export-") as folder:
-        fp32 = {
-            "segmenter": export_segmenter(segmenter, Path(folder) / "segmenter.onnx").read_bytes(),
-            "classifier": export_classifier(
-                classifier, Path(folder) / "classifier.onnx", parameters.crop_size
-            ).read_bytes(),
-        }
-    contents: dict[str, bytes] = {}
-    golden: list[GoldenSpec] = []
-    checks: list[ExportCheck] = []
-    for network, model, batches in (
-        ("segmenter", segmenter, section_batches),
-        ("classifier", classifier, triplet_batches),
-    ):
-        graph, measured, answers = _shipped_graph(network, model, fp32[network], batches, parameters.threshold)
-        contents[f"{network}.onnx"] = graph
-        checks += measured
-        if isinstance(model, FusionClassifier):
-            checks += _heatmap_checks(model, {"FP32 graph": fp32[network], "8-bit weights": graph}, batches)
-        specs, files = _golden(network, batches, answers, measured[-1])
-        golden += specs
-        contents |= files
+    batches: dict[str, list[Batch]] = {"segmenter": [{PIXELS: pixels} for pixels in sections]}
+    if isinstance(segmenter, Segmenter):
+        _require_sections(batches["segmenter"])
+    if isinstance(classifier, FusionClassifier):
+        batches["classifier"] = [{plane: batch[plane] for plane in classifier.planes} for batch in triplets]
+        _require_triplets(batches["classifier"], parameters.crop_size)
+    parts = [
+        _taken(network, model) if isinstance(model, Pack) else _exported(network, model, batches[network], parameters)
+        for network, model in (("segmenter", segmenter), ("classifier", classifier))
+    ]
+    contents = {name: data for part in parts for name, data in part.files.items()}
     if card is not None:
         contents["MODEL_CARD.md"] = card.encode()
     manifest = Manifest(
         schema=SCHEMA,
         name=name,
         version=version,
-        segmenter=_segmenter_spec(segmenter, parameters),
-        classifier=_classifier_spec(classifier, parameters),
+        segmenter=parts[0].spec,  # type: ignore[arg-type]
+        classifier=parts[1].spec,  # type: ignore[arg-type]
         precisions=parameters.precisions,
-        golden=tuple(golden),
-        checks=tuple(checks),
+        golden=tuple(case for part in parts for case in part.golden),
+        checks=tuple(check for part in parts for check in part.checks),
         provenance=provenance,
         licences=tuple(licences),
         files=file_records(contents),
@@ -157,6 +149,56 @@ def create_pack(
     return write_pack(out, contents, manifest)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One network in a pack: what the manifest says of it, and its graph and golden cases by file name."""
+
+    spec: SegmenterSpec | ClassifierSpec
+    files: Mapping[str, bytes]
+    golden: Sequence[GoldenSpec]
+    checks: Sequence[ExportCheck]
+
+
+def _taken(network: str, pack: Pack) -> _Part:
+    """The network of a pack as it is; of a calibrated pack, as it was before."""
+    manifest = pack.manifest
+    spec = manifest.segmenter if network == "segmenter" else manifest.classifier
+    files = {f"{network}.onnx": pack.network_graph(network, "fp32")}
+    golden = []
+    for number, case in enumerate(case for case in manifest.golden if case.network == network):
+        file = f"golden_{network}_{number}.npz"
+        files[file] = pack.file_bytes(case.file)
+        golden.append(replace(case, file=file))
+    checks = [c for c in manifest.checks if c.network == network and not c.compared.startswith("INT8")]
+    return _Part(replace(spec, graph=f"{network}.onnx"), files, golden, checks)
+
+
+def _exported(
+    network: str, model: Segmenter | FusionClassifier, batches: Sequence[Batch], parameters: PackParameters
+) -> _Part:
+    try:
+        with tempfile.TemporaryDirectory(prefix="scanside-export-") as folder:
+            file = Path(folder) / f"{network}.onnx"
+            if isinstance(model, Segmenter):
+                fp32 = export_segmenter(model, file).read_bytes()
+            else:
+                fp32 = export_classifier(model, file, parameters.crop_size).read_bytes()
+    except OSError as error:
+        found = error.strerror or type(error).__name__
+        raise OutputError("the exported graph cannot be written", where=network, found=found) from None
+    graph, checks, answers = _shipped_graph(network, model, fp32, batches, parameters.threshold)
+    specs, golden = _golden(network, batches, answers, checks[-1])
+    spec: SegmenterSpec | ClassifierSpec
+    if isinstance(model, Segmenter):
+        spec = _segmenter_spec(model, parameters)
+    else:
+        spec = _classifier_spec(model, parameters)
+        checks += _heatmap_checks(model, {"FP32 graph": fp32, "8-bit weights": graph}, batches)
+    _require_any_batch(network, model, fp32, batches[0], spec.batch)
+    checks += _half_check(network, graph, batches, answers, parameters.threshold)
+    return _Part(spec, {f"{network}.onnx": graph} | golden, specs, checks)
+
+
 def _shipped_graph(
     network: str, model: Segmenter | FusionClassifier, fp32: bytes, batches: Sequence[Batch], threshold: float
 ) -> tuple[bytes, list[ExportCheck], list[NDArray]]:
@@ -165,13 +207,7 @@ def _shipped_graph(
     expected = reference_answers(model, batches)
     plain = graph_answers(fp32, batches)
     exported = compare(network, "FP32 graph", "PyTorch", plain, expected, threshold=cut)
-    if exported.max_error > MAX_EXPORT_ERROR[network]:
-        raise EngineError(
-            "the exported graph strays from PyTorch",
-            where=network,
-            expected=f"an error of at most {MAX_EXPORT_ERROR[network]:.2g}",
-            found=f"{exported.max_error:.2g}",
-        )
+    _require_close(network, exported)
     graph, weight_errors = quantize_weights(fp32, where=network)
     answers = graph_answers(graph, batches)
     against_graph = compare(network, "8-bit weights", "FP32 graph", answers, plain, threshold=cut)
@@ -185,6 +221,40 @@ def _shipped_graph(
         max((e.relative_rms for e in weight_errors), default=0.0),
     )
     return graph, [exported, against_graph, shipped], expected
+
+
+def _require_close(network: str, check: ExportCheck, items: str = "") -> None:
+    if check.max_error > MAX_EXPORT_ERROR[network]:
+        raise EngineError(
+            "the exported graph strays from PyTorch" + items,
+            where=network,
+            expected=f"an error of at most {MAX_EXPORT_ERROR[network]:.2g}",
+            found=f"{check.max_error:.2g}",
+        )
+
+
+def _require_any_batch(network: str, model: Segmenter | FusionClassifier, fp32: bytes, batch: Batch, most: int) -> None:
+    """The FP32 graph answers as PyTorch does whatever the batch: one item, as many as a run takes, and one more."""
+    for size in (1, most, most + 1):
+        sized = [of_size(batch, size)]
+        check = compare(network, "FP32 graph", "PyTorch", graph_answers(fp32, sized), reference_answers(model, sized))
+        _require_close(network, check, f" at a batch of {size}")
+
+
+def _half_check(
+    network: str, graph: bytes, batches: Sequence[Batch], expected: Sequence[NDArray], threshold: float
+) -> list[ExportCheck]:
+    """How far the FP16 graph is from PyTorch; nothing where half precision cannot hold it, which calibration mends.
+
+    A processor may compute in FP32 between the roundings: what overflows on a GPU alone shows in calibration's ranges.
+    """
+    try:
+        half = derived_graph(graph, "fp16", where=network)
+        cut = threshold if network == "segmenter" else None
+        return [compare(network, "FP16 graph", "PyTorch", graph_answers(half, batches), expected, threshold=cut)]
+    except (PackError, EngineError) as error:
+        logger.warning("no FP16 graph without calibration: %s", error)
+        return []
 
 
 def _heatmap_checks(

@@ -65,7 +65,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return _state_dict(content, path)
 
 
-def put(model: nn.Module, tensors: Mapping[str, Tensor], *, where: object, network: str = "") -> None:
+def put(
+    model: nn.Module, tensors: Mapping[str, Tensor], *, where: object, network: str = "", remedy: str | None = None
+) -> None:
     """Copy `tensors` into `model`. Names and shapes must be the model's own, and every value finite.
 
     Batch norm's counters may be absent: evaluation does not use them.
@@ -76,6 +78,8 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor], *, where: object, netwo
         The file, for errors.
     network : str, optional
         What the model is, for errors.
+    remedy : str, optional
+        What to do about another model's weights.
 
     Raises
     ------
@@ -101,7 +105,7 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor], *, where: object, netwo
             where=where,
             expected=f"the {len(own)} tensors of {network or type(model).__name__}",
             found="; ".join(wrong),
-            remedy=_guess(tensors, network),
+            remedy=remedy or _guess(tensors, network),
         )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():

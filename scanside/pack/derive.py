@@ -14,7 +14,7 @@ import numpy as np
 
 from scanside.errors import PackError
 from scanside.pack.half import in_half
-from scanside.pack.onnx_graph import Constant, Graph, renamed
+from scanside.pack.onnx_graph import FLOAT, FLOAT16, Constant, Graph, renamed
 
 
 def derived_graph(graph: bytes, precision: str, keep: Collection[str] = (), *, where: str = "graph") -> bytes:
@@ -34,27 +34,22 @@ def derived_graph(graph: bytes, precision: str, keep: Collection[str] = (), *, w
     Raises
     ------
     PackError
-        The graph is no ONNX model, or holds what cannot be derived from: an operator that half precision is not known
-        for, a rounded tensor that something else reads, a constant that overflows.
+        The graph is no ONNX model, a weight is not finite, or it holds what cannot be derived from: an operator that
+        half precision is not known for, a rounded tensor that something else reads, a constant that overflows.
     ValueError
         An unknown precision.
     """
-    if precision == "int8":
-        if not has_activation_rounding(Graph(graph, where)):
-            raise _not_calibrated(where)
-        return graph
+    parsed = Graph(graph, where)
+    _require_finite(parsed)
     if precision in ("fp32", "bf16"):
-        parsed = Graph(graph, where)
         rounds = any(node.op_type == "QuantizeLinear" for node in parsed.nodes)
         return without_activation_rounding(parsed).to_bytes() if rounds else graph
     if precision == "fp16":
-        plain = with_folded_weights(without_activation_rounding(Graph(graph, where)))
-        return in_half(plain, keep).to_bytes()
-    if precision == "int8-fp16":
-        rounded = Graph(graph, where)
-        if not has_activation_rounding(rounded):
+        return in_half(with_folded_weights(without_activation_rounding(parsed)), keep).to_bytes()
+    if precision in ("int8", "int8-fp16"):
+        if not has_activation_rounding(parsed):
             raise _not_calibrated(where)
-        return in_half(rounded, keep).to_bytes()
+        return graph if precision == "int8" else in_half(parsed, keep).to_bytes()
     raise ValueError(f"unknown precision {precision!r}")
 
 
@@ -114,6 +109,18 @@ def with_folded_weights(graph: Graph) -> Graph:
     graph.constants += folded
     _drop_unused(graph, read)
     return graph
+
+
+def _require_finite(graph: Graph) -> None:
+    for constant in graph.constants:
+        if constant.data_type in (FLOAT, FLOAT16) and not np.isfinite(constant.array()).all():
+            raise PackError(
+                "a weight is not finite",
+                where=f"{graph.where}: {constant.name}",
+                expected="finite weights",
+                found="NaN or infinity",
+                remedy="train or export the network again",
+            )
 
 
 def _not_calibrated(where: str) -> PackError:

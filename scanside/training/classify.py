@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scanside.errors import UsageError
+from scanside.evaluation.roc import auc
 from scanside.exam.planes import Plane
 from scanside.models.backbones import Branch
 from scanside.models.fusion import FusionClassifier
@@ -125,7 +126,7 @@ class ClassifierTask:
                     probabilities.append(float(frame_probabilities(model, triplets, self.recipe).mean()))
                     labels.append(bool(malignant))
             if 0 < sum(labels) < len(labels):
-                scores[f"auc{name}"] = auc(np.array(probabilities), np.array(labels))
+                scores[f"auc{name}"] = auc(labels, probabilities)
                 scores[f"accuracy{name}"] = float(np.mean((np.array(probabilities) > 0.5) == np.array(labels)))
         return scores
 
@@ -222,12 +223,6 @@ def frame_probabilities(model: nn.Module, triplets: NDArray[np.uint8], recipe: C
     pixels = [torch.from_numpy(np.ascontiguousarray(plane))[:, None].to(device) for plane in crops]
     logits = model(*_network_inputs(model, pixels))
     return torch.softmax(logits.double(), 1)[:, 1].cpu().numpy()
-
-
-def auc(scores: NDArray, labels: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve; ties count half."""
-    positive, negative = scores[labels][:, None], scores[~labels][None, :]
-    return float(((positive > negative) + 0.5 * (positive == negative)).mean())
 
 
 def module_names(keras_layer: str) -> tuple[str, str]:

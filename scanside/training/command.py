@@ -11,9 +11,8 @@ from pathlib import Path
 from scanside.errors import ScansideError, UsageError
 
 _ORDER = """\
-`scanside cohort` makes cohorts and `scanside train` trains; these verbs do the rest. `default` runs everything.
+`scanside cohort` makes cohorts, `scanside train` trains and `scanside export` makes packs; `default` runs everything.
 
-  python -m scanside.training pack --run RUN --cohort COHORT --out PACK
   python -m scanside.training busbra --busbra BUSBRA --weights RUN/segmenter.safetensors --out RUN
   python -m scanside.training default --busbra BUSBRA --imagenet WEIGHTS --out RUN
 """
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m scanside.training",
-        description="Make a model pack of trained networks, and measure them.",
+        description="Measure a trained segmenter, or make the default pack from nothing.",
         epilog=_ORDER,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -47,14 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     busbra.add_argument("--longer-side", type=int, default=160)
     busbra.add_argument("--threshold", type=float, default=0.5)
     busbra.set_defaults(run=_busbra)
-
-    pack = verbs.add_parser("pack", help="make a model pack of both trained networks")
-    pack.add_argument("--run", type=Path, required=True, dest="folder", help="--out of both trainings")
-    pack.add_argument("--cohort", type=Path, required=True, help="its last phantoms give the golden cases")
-    pack.add_argument("--out", type=Path, required=True)
-    pack.add_argument("--name", default="scanside-default")
-    pack.add_argument("--version", default="0.2.0")
-    pack.set_defaults(run=_pack)
 
     default = verbs.add_parser("default", help="everything: cohort, both networks, and the pack")
     default.add_argument("--busbra", type=Path, required=True)
@@ -97,12 +88,6 @@ def _busbra(options: argparse.Namespace) -> None:
         threshold=options.threshold,
     )
     _say(f"fold {options.fold}: {summary.images} images, mean Dice {summary.mean:.4f}, median {summary.median:.4f}")
-
-
-def _pack(options: argparse.Namespace) -> None:
-    from scanside.training.default import pack_run
-
-    _say(str(pack_run(options.folder, options.cohort, options.out, name=options.name, version=options.version)))
 
 
 def _default(options: argparse.Namespace) -> None:

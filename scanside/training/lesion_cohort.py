@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanside.errors import UsageError
-from scanside.exam.phantom import Acquisition, Population, make_lesion
+from scanside.exam.phantom import Acquisition, Population, make_lesion, seeds
 from scanside.exam.phantom.make import STANDARD_EXTENT_MM, STANDARD_SHAPE
-from scanside.training import seeds
 from scanside.training.cohort import Job, OnCase, build_files
 from scanside.training.cutting import CohortSettings, Origin, crops_window, lesion_arrays, volume_arrays
 

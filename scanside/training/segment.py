@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scanside.evaluation.segmentation import dice
 from scanside.exam.planes import Plane
 from scanside.models.unet import build_segmenter
 from scanside.training.augment import brightness, corner_near, texture, window
@@ -227,13 +228,6 @@ def section_probability(model: nn.Module, image: NDArray[np.uint8]) -> NDArray[n
     batch = torch.from_numpy(padded(image))[None, None].to(device)
     logits = model(model.normalise(batch).contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
     return torch.sigmoid(logits)[0, 0, : image.shape[0], : image.shape[1]].float().cpu().numpy()
-
-
-def dice(found: NDArray, truth: NDArray) -> float:
-    """Dice overlap of two masks; 1 when both are empty."""
-    found, truth = found.astype(bool), truth.astype(bool)
-    total = int(found.sum()) + int(truth.sum())
-    return 2.0 * int((found & truth).sum()) / total if total else 1.0
 
 
 def _validation_sections(phantoms: Sequence[PhantomData], count: int) -> dict[Plane, list[tuple[NDArray, NDArray]]]:

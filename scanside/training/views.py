@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scanside.evaluation.roc import auc
 from scanside.exam.write import atomic_file
 from scanside.models.fusion import MALIGNANT, FusionClassifier
 from scanside.training.augment import brightness
 from scanside.training.busbra import BusbraImage, check_cases, read_busbra, split_busbra
 from scanside.training.checkpoint import load_weights
-from scanside.training.classify import auc, imagenet_start, sgd
+from scanside.training.classify import imagenet_start, sgd
 from scanside.training.errors import TrainingDataError
 from scanside.training.loop import Arithmetic, best_arithmetic, train
 from scanside.training.recipe import ViewsRecipe
@@ -211,12 +212,13 @@ class ViewsTask:
         if not 0 < labels.sum() < len(labels):
             return {}
         probabilities = lesion_probabilities(model, lesions, self.recipe)
-        return {"auc": auc(np.array([p.mean() for p in probabilities]), labels)}
+        return {"auc": auc(labels, [p.mean() for p in probabilities])}
 
     def record(self) -> dict[str, Any]:
         """The split by case, and how the weights started."""
         cases = {name: [v.case for v in getattr(self.split, name)] for name in ("train", "validation", "test")}
-        return {"busbra": cases, "start": self.start, "fresh": sorted(self.fresh)}
+        stride_at = cast(FusionClassifier, self.model).stride_at
+        return {"busbra": cases, "start": self.start, "stride_at": stride_at, "fresh": sorted(self.fresh)}
 
 
 def lesion_probabilities(

@@ -9,10 +9,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from scanside.calibration.blocks import blocks_of, nodes_of
-from scanside.calibration.judges import ClassifierJudge, Judgement, SegmenterJudge, auc
+from scanside.calibration.judges import ClassifierJudge, Judgement, SegmenterJudge
 from scanside.calibration.placement import plan_placement
 from scanside.calibration.sensitivity import (
     CurvePoint,
@@ -117,13 +116,6 @@ def test_the_point_to_ship() -> None:
     assert chosen_point([*timed, point(4, 0.1, 0.25)], inside) == point(4, 0.1, 0.25)
     assert chosen_point([point(k, p.judgement.loss, None) for k, p in enumerate(timed)], inside) == point(1, 0.5, None)
     assert chosen_point(timed[:1], inside) is None
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_auc_is_sklearn_s(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    scores, labels = rng.integers(0, 6, 40) / 5, rng.random(40) < 0.4
-    assert auc(scores, labels) == pytest.approx(roc_auc_score(labels, scores))
 
 
 def changed(model: onnx.ModelProto, constant: str, by: float) -> bytes:

@@ -9,7 +9,6 @@ from scanside.exam.planes import Plane
 from scanside.training import classify
 from scanside.training.classify import (
     ClassifierTask,
-    auc,
     augmented_triplet,
     cut_margin,
     frame_probabilities,
@@ -163,14 +162,6 @@ def test_frame_probabilities_take_the_planes_in_order():
     with torch.inference_mode():
         found = frame_probabilities(Sum(), triplets, STILL)
     np.testing.assert_allclose(found, 1 / (1 + np.exp([2.0, 1.0])), rtol=1e-5)
-
-
-def test_auc():
-    labels = np.array([0, 0, 1, 1], bool)
-    assert auc(np.array([0.1, 0.2, 0.3, 0.4]), labels) == 1
-    assert auc(np.array([0.4, 0.3, 0.2, 0.1]), labels) == 0
-    assert auc(np.array([0.5, 0.5, 0.5, 0.5]), labels) == 0.5
-    assert auc(np.array([0.1, 0.35, 0.3, 0.4]), labels) == 0.75
 
 
 def test_module_names():

@@ -8,7 +8,7 @@ from scanside.training.command import main
 from scanside.training.evaluate_busbra import BusbraDice
 
 
-@pytest.mark.parametrize("verb", ["busbra", "pack", "default"])
+@pytest.mark.parametrize("verb", ["busbra", "default"])
 def test_help(verb, capsys):
     with pytest.raises(SystemExit) as caught:
         main([verb, "--help"])
@@ -34,11 +34,10 @@ def test_default_passes_its_options_on(tmp_path, monkeypatch, capsys):
 
 def test_an_error_is_one_message_and_its_exit_code(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["pack", "--run", str(tmp_path), "--cohort", str(tmp_path), "--out", str(tmp_path / "pack")])
+        main(["default", "--busbra", str(tmp_path), "--out", str(tmp_path), "--seeds", "3:3"])
     assert caught.value.code == 2
     err = capsys.readouterr().err
-    assert "has not been trained" in err
-    assert "scanside train segmenter" in err.lower()
+    assert "no seeds" in err
     assert "Traceback" not in err
 
 

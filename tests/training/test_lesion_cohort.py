@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from scanside.errors import UsageError
-from scanside.exam.phantom import make_lesion
+from scanside.exam.phantom import make_lesion, seeds
 from scanside.exam.planes import Plane, crop, triplet_indices
-from scanside.training import lesion_cohort, seeds
+from scanside.training import lesion_cohort
 from scanside.training.cohort import build_files
 from scanside.training.cohort_data import cohort_files, read_origin, read_phantom
 from scanside.training.cutting import CohortSettings, crops_window, stored_side_mm

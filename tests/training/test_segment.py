@@ -10,7 +10,7 @@ from scanside.training.cohort_data import cohort_files, read_phantom
 from scanside.training.cutting import Origin
 from scanside.training.errors import TrainingDataError
 from scanside.training.recipe import SegmenterRecipe
-from scanside.training.segment import SectionPool, SegmenterTask, dice, section_probability, segmentation_loss
+from scanside.training.segment import SectionPool, SegmenterTask, section_probability, segmentation_loss
 
 RECIPE = SegmenterRecipe(
     steps=2, batch=4, crop_sizes=(32, 64), crop_until=(0.5, 1.0), busbra_fraction=0.5, busbra_longer_side=64
@@ -148,15 +148,6 @@ def test_section_probability_keeps_the_shape(task):
         found = section_probability(task.model.eval(), np.zeros((33, 70), np.uint8))
     assert found.shape == (33, 70)
     assert 0 <= found.min() <= found.max() <= 1
-
-
-def test_dice():
-    a, b = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
-    assert dice(a, b) == 1
-    a[0, :2] = True
-    assert dice(a, b) == 0
-    b[0, 1:3] = True
-    assert dice(a, b) == 0.5
 
 
 def test_without_volumes_all_crops_are_pictures(tiny_busbra):

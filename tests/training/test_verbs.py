@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -85,11 +85,12 @@ def test_a_stopped_training_continues(stub_cohort, recipe, tmp_path, monkeypatch
 
 
 def test_without_the_extra_there_is_one_error_with_the_remedy(stub_cohort, recipe, tmp_path, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
+    monkeypatch.delitem(sys.modules, "scanside.training.run", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
     line = one_message(run("train", recipe, "--data", stub_cohort, "--out", tmp_path / "run"), 4)
-    assert 'pip install "scanside[train]"' in line
-    assert "no torch" in line
+    assert "`scanside train` needs the workshop's packages" in line
+    assert 'ip install "scanside[train]"' in line
+    assert "no package torch" in line
     assert not (tmp_path / "run").exists()
 
 

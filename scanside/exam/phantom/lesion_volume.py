@@ -11,10 +11,10 @@ from scanside.exam.geometry import Box, Geometry
 from scanside.exam.phantom.descriptors import TABLE_1, Population
 from scanside.exam.phantom.make import STANDARD_EXTENT_MM, STANDARD_SHAPE, Phantom
 from scanside.exam.phantom.scene import Scene, truth_of
+from scanside.exam.phantom.seeds import NEXT_SEED
 from scanside.exam.phantom.speckle import Acquisition
 
 SIDE_MM = 48.0
-_NEXT_SEED = 1_000_000
 _ATTEMPTS = 8
 
 
@@ -60,7 +60,7 @@ def make_lesion(
         raise UsageError("a lesion's exam needs even rows and columns", found=f"shape {shape}")
     geometry = Geometry(shape, tuple(e / n for e, n in zip(extent_mm, shape, strict=True)))  # type: ignore[arg-type]
     for attempt in range(_ATTEMPTS):
-        scene = Scene(seed + attempt * _NEXT_SEED, geometry, 1, acquisition, population)
+        scene = Scene(seed + attempt * NEXT_SEED, geometry, 1, acquisition, population)
         if scene.lesions and (body := scene.body_mask(scene.painters[0])).any():
             break
     else:

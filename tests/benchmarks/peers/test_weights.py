@@ -28,7 +28,7 @@ def shipped() -> Pack:
 def test_torch_networks_give_the_graphs_answers(network: str, limit: float) -> None:
     make = {"segmenter": torch_segmenter, "classifier": torch_classifier}[network]
     module = make(shipped())
-    session = onnxruntime.InferenceSession(fp32_graph(shipped().graph_bytes(network)))
+    session = onnxruntime.InferenceSession(fp32_graph(shipped(), network))
     case = next(case for case in golden_cases(shipped()) if case.network == network)
     inputs = {name: array[:2] for name, array in case.inputs.items()}
     expected = session.run(None, inputs)[0]
@@ -40,8 +40,8 @@ def test_torch_networks_give_the_graphs_answers(network: str, limit: float) -> N
 
 
 def test_folding_leaves_no_8_bit_weight_and_the_same_answer(tiny_pack: Path) -> None:
-    graph = load_pack(tiny_pack).graph_bytes("segmenter")
-    folded = fp32_graph(graph)
+    pack = load_pack(tiny_pack)
+    graph, folded = pack.graph_bytes("segmenter"), fp32_graph(pack, "segmenter")
     assert "DequantizeLinear" not in {node.op_type for node in onnx.load_from_string(folded).graph.node}
     pixels = np.random.default_rng(3).integers(0, 256, (1, 1, 32, 32), dtype=np.uint8)
     answers = [onnxruntime.InferenceSession(g).run(None, {"pixels": pixels})[0] for g in (graph, folded)]
@@ -50,6 +50,6 @@ def test_folding_leaves_no_8_bit_weight_and_the_same_answer(tiny_pack: Path) -> 
 
 @pytest.mark.parametrize("model", [nn.Conv2d(1, 1, 5), nn.Sequential(nn.Linear(2, 2))])
 def test_a_graph_of_another_network_is_refused(tiny_pack: Path, model: nn.Module) -> None:
-    graph = fp32_graph(load_pack(tiny_pack).graph_bytes("segmenter"))
+    graph = fp32_graph(load_pack(tiny_pack), "segmenter")
     with pytest.raises(EngineError, match="no place in the PyTorch model"):
         load_from_graph(model, graph, "tiny")

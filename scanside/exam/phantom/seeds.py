@@ -6,6 +6,9 @@ exam of the seed plus a multiple of 1,000,000 is taken instead (`make_lesion`); 
 
 from __future__ import annotations
 
+NEXT_SEED = 1_000_000
+"""What is added to a seed whose lesion does not fit."""
+
 WHOLE_TRAINING = range(1000, 3000)
 """Whole exams for training and for the choice of the operating point."""
 WHOLE_EVALUATION = range(5000, 20_000)
@@ -18,3 +21,10 @@ LESIONS_PARITY = range(24_000, 30_000)
 """Lesions of hospital A for parity certificates."""
 
 RANGES = (WHOLE_TRAINING, WHOLE_EVALUATION, LESIONS_A, LESIONS_B, LESIONS_C, LESIONS_PARITY)
+HELD_OUT = (WHOLE_EVALUATION, LESIONS_A, LESIONS_B, LESIONS_C, LESIONS_PARITY)
+"""What evaluates or certifies, or holds a part that does: nothing is calibrated on it."""
+
+
+def held_out(seed: int) -> bool:
+    """Whether an exam of this seed, or of one that stands in for it, is kept for evaluation or parity."""
+    return any(seed % NEXT_SEED in seeds for seeds in HELD_OUT)

@@ -1,0 +1,338 @@
+"""From what a training left to a model pack that `scanside analyze` runs; what `scanside export` does.
+
+The network, its input and how its weights came to be are in the record beside the weights. A network that was not
+trained, and every value that no training states (the operating point, the crop rule), is another pack's: the base.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from scanside.errors import CheckpointError, UsageError
+from scanside.export.pack import PackParameters, create_pack
+from scanside.models.fusion import FusionClassifier
+from scanside.models.unet import Segmenter, build_segmenter
+from scanside.models.weights import put, read_tensors
+from scanside.pack import NETWORKS, Pack, load_pack
+from scanside.pack.manifest import Licence
+from scanside.pack.write import refuse_foreign
+from scanside.pack_from_weights import GOLDEN, golden_phantom, golden_sections, golden_triplets
+from scanside.training.datasets.open import BUSBRA
+from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe, SgdRecipe, ViewsRecipe, recipe_from
+
+BUSBRA_LICENCE = Licence(
+    "BUS-BRA (training images)",
+    "MIT-style, with citation",
+    "W. Gomez-Flores, M. J. Gregorio-Calas, W. Coelho de Albuquerque Pereira: BUS-BRA, a breast ultrasound dataset for "
+    "assessing computer-aided diagnosis systems, Medical Physics, 2023",
+)
+NO_PATIENTS_VOLUMES = {"phantom", "phantom lesions", BUSBRA, "BUSI"}
+"""Data sets without a single ABVS volume of a patient."""
+_STARTS_AT = {"random": "3x3", "imagenet": "1x1", "single view": "1x1"}
+"""Where a ResNet strides by how it started: trainings of views did not record it at first."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network: its weights and what stands in the record beside them."""
+
+    weights: Path
+    record: Mapping[str, Any]
+    recipe: SegmenterRecipe | SgdRecipe
+
+    @property
+    def network(self) -> str:
+        """Which of the two it is: "segmenter" or "classifier"."""
+        return "segmenter" if isinstance(self.recipe, SegmenterRecipe) else "classifier"
+
+    def model(self) -> Segmenter | FusionClassifier:
+        """The network with its weights, in eval mode.
+
+        Raises
+        ------
+        CheckpointError
+            The weights are damaged, not finite or another network's, or the record names a network that is none.
+        """
+        recipe = self.recipe
+        model: Segmenter | FusionClassifier
+        if isinstance(recipe, SegmenterRecipe):
+            name, model = "the segmenter", build_segmenter()
+        else:
+            name = f"a {recipe.backbone} {recipe.variant}"
+            try:
+                model = FusionClassifier(recipe.backbone, recipe.variant, stride_at=self._stride_at())  # type: ignore[arg-type]
+            except UsageError as error:
+                raise _of_record(error, _record_of(self.weights)) from None
+        put(
+            model,
+            read_tensors(self.weights),
+            where=self.weights,
+            network=name,
+            remedy=f"{_record_of(self.weights).name} is to be the record that the training of these weights left",
+        )
+        return model.eval()
+
+    def _stride_at(self) -> str:
+        data = self.record["data"]
+        return data.get("stride_at") or _STARTS_AT.get(data.get("start"), "3x3")
+
+    def data_sets(self) -> dict[str, dict[str, int]]:
+        """How many patients or volumes of each data set had each use."""
+        data = self.record["data"]
+        sets = {BUSBRA: data["busbra"]} if "busbra" in data else data.get("data_sets", {})
+        return {name: {part: len(cases) for part, cases in parts.items()} for name, parts in sets.items()}
+
+
+def pack_from_training(
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    name: str = "own",
+    version: str = "1",
+    licence: str = "not stated",
+    progress: Callable[[str, int, int], object] | None = None,
+) -> Path:
+    """Make a pack of trained networks at `out` and return its folder. An earlier pack there is replaced as a whole.
+
+    Parameters
+    ----------
+    checkpoint : path
+        The folder of a run (``segmenter.safetensors``, ``classifier.safetensors`` or both), or one ``.safetensors``
+        file of any training; the record lies beside the weights, as ``.json``.
+    base : path, optional
+        The pack that gives what was not trained; the shipped one if None.
+    licence : str
+        The licence of the weights, for the manifest.
+    progress : callable, optional
+        Called with (stage, done, total).
+
+    Raises
+    ------
+    CheckpointError
+        No finished training, or weights and record that cannot be used together.
+    PackError
+        The base pack.
+    EngineError, OutputError
+        As `export.create_pack`.
+    """
+
+    def finished(stage: str) -> None:
+        if progress is not None:
+            progress(stage, 1, 1)
+
+    refuse_foreign(out)
+    trained = {one.network: one for one in find_trained(checkpoint)}
+    given = load_pack(base)
+    models = {network: one.model() for network, one in trained.items()}
+    finished("weights")
+    parameters = _parameters(given, trained)
+    phantom = golden_phantom()
+    sections, triplets = golden_sections(phantom, parameters), golden_triplets(phantom, parameters)
+    finished("phantom")
+    taken = [network for network in NETWORKS if network not in trained]
+    licences = _licences(licence, trained.values(), given if taken else None)
+    made = create_pack(
+        out,
+        segmenter=models.get("segmenter", given),  # type: ignore[arg-type]
+        classifier=models.get("classifier", given),  # type: ignore[arg-type]
+        name=name,
+        version=version,
+        sections=sections,
+        triplets=[triplets],
+        provenance=_provenance(trained, given, taken),
+        licences=licences,
+        parameters=parameters,
+        card=model_card(name, version, trained, given, licences),
+    )
+    finished("export")
+    return made
+
+
+def find_trained(checkpoint: str | os.PathLike[str]) -> list[Trained]:
+    """The trained networks that `checkpoint` names; see `pack_from_training`.
+
+    Raises
+    ------
+    CheckpointError
+        None is there, a training has not ended, or a record is absent, damaged or of no training of this package.
+    """
+    checkpoint = Path(checkpoint)
+    if not checkpoint.is_dir():
+        return [_trained(checkpoint)]
+    files = [file for network in NETWORKS if (file := checkpoint / f"{network}.safetensors").is_file()]
+    if not files:
+        unfinished = sorted(file.name for file in checkpoint.glob("*.checkpoint.pt"))
+        others = sorted(file.name for file in checkpoint.glob("*.safetensors"))
+        raise CheckpointError(
+            "the training has not ended" if unfinished else "no trained network here",
+            where=checkpoint,
+            expected=" or ".join(f"{network}.safetensors" for network in NETWORKS),
+            found=", ".join(unfinished or others) or "neither",
+            remedy="give the training's command again to continue it"
+            if unfinished
+            else "name the file itself"
+            if others
+            else "`scanside train` leaves them",
+        )
+    return [_trained(file) for file in files]
+
+
+def _trained(weights: Path) -> Trained:
+    if not weights.is_file() or weights.suffix != ".safetensors":
+        raise CheckpointError(
+            "no trained network here",
+            where=weights,
+            expected="a run's folder or a .safetensors file",
+            found="another file" if weights.exists() else "nothing",
+            remedy="`scanside pack create` takes weights of other trainings" if weights.exists() else None,
+        )
+    file = _record_of(weights)
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            "no record beside the weights",
+            where=weights,
+            expected=file.name,
+            found="none",
+            remedy="keep the two files that a training leaves together, or use `scanside pack create`",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError("the record cannot be read", where=file, found=str(error).splitlines()[0]) from None
+    parts = [record.get(key) if isinstance(record, dict) else None for key in ("recipe", "data", "validation")]
+    if not all(isinstance(part, dict) for part in parts):
+        raise CheckpointError(
+            "the record is of no training of this package",
+            where=file,
+            expected="objects named recipe, data and validation",
+            remedy="`scanside pack create` takes weights of other trainings",
+        )
+    values = record["recipe"]
+    kind: type[SegmenterRecipe] | type[SgdRecipe] = SegmenterRecipe
+    if "variant" in values:
+        kind = ViewsRecipe if "turn_degrees" in values else ClassifierRecipe
+    try:
+        return Trained(weights, record, recipe_from(values, kind, where=str(file)))
+    except UsageError as error:
+        raise _of_record(error, file) from None
+
+
+def _record_of(weights: Path) -> Path:
+    return weights.with_suffix(".json")
+
+
+def _of_record(error: UsageError, file: Path) -> CheckpointError:
+    """What a recipe cannot say, when a record says it."""
+    return CheckpointError(
+        error.what, where=file, expected=error.expected, found=error.found, remedy="the record was changed or is newer"
+    )
+
+
+def _parameters(base: Pack, trained: Mapping[str, Trained]) -> PackParameters:
+    """What the base pack says, but for what the classifier's recipe states."""
+    segmenter, classifier = base.manifest.segmenter, base.manifest.classifier
+    recipe = trained["classifier"].recipe if "classifier" in trained else None
+    size, margin, frames = classifier.size, classifier.margin, classifier.frames
+    if isinstance(recipe, SgdRecipe):
+        size, margin, frames = recipe.size, recipe.margin, getattr(recipe, "frames", frames)
+    return PackParameters(
+        pitch_mm=segmenter.pitch_mm,
+        every_mm=segmenter.every_mm,
+        threshold=segmenter.threshold,
+        min_lesion_mm=segmenter.min_lesion_mm,
+        min_detection_score=segmenter.min_detection_score,
+        smoothing_mm=segmenter.smoothing_mm,
+        section_batch=segmenter.batch,
+        planes=segmenter.planes,
+        crop_size=size,
+        margin=margin,
+        frames=frames,
+        triplet_batch=classifier.batch,
+    )
+
+
+def _provenance(trained: Mapping[str, Trained], base: Pack, taken: Sequence[str]) -> dict[str, Any]:
+    """The trainings' records, what the base pack says of a network of its own, and what was exported."""
+    before = base.manifest.provenance
+    return {
+        "made_by": "scanside export",
+        "files": {
+            network: {"name": one.weights.name, "sha256": hashlib.sha256(one.weights.read_bytes()).hexdigest()}
+            for network, one in trained.items()
+        },
+        "base": {
+            "name": base.manifest.name,
+            "version": base.manifest.version,
+            "sha256": base.sha256,
+            "networks": list(taken),
+        },
+        "golden": GOLDEN,
+        **{network: one.record for network, one in trained.items()},
+        **{network: before[network] for network in taken if network in before},
+    }
+
+
+def _licences(licence: str, trained: Any, base: Pack | None) -> list[Licence]:
+    licences = [Licence("weights", licence)]
+    if any(BUSBRA in one.data_sets() for one in trained):
+        licences.append(BUSBRA_LICENCE)
+    if base is not None:
+        theirs = (
+            Licence(f"{own.covers} of the base pack", own.licence, own.citation)
+            for own in base.manifest.licences
+            if own not in licences
+        )
+        licences += theirs
+    return licences
+
+
+def model_card(name: str, version: str, trained: Mapping[str, Trained], base: Pack, licences: Sequence[Licence]) -> str:
+    """The pack's card (Markdown), from the trainings' records."""
+    text = resources.files("scanside.training").joinpath("card.md").read_text(encoding="utf-8")
+    seen = {data for one in trained.values() for data in one.data_sets()}
+    none_seen = len(trained) == len(NETWORKS) and seen <= NO_PATIENTS_VOLUMES
+    return text.format(
+        name=name,
+        version=version,
+        seen=" No patient's ABVS volume was seen in training." if none_seen else "",
+        networks="\n".join(_network_line(network, trained.get(network), base) for network in NETWORKS),
+        data="\n".join(_data_line(network, one) for network, one in trained.items()),
+        reached="\n".join(_validation_line(network, one) for network, one in trained.items()),
+        licences="\n".join(
+            f"- {own.covers[0].upper()}{own.covers[1:]}: {own.licence}." + (f" {own.citation}." if own.citation else "")
+            for own in licences
+        ),
+    )
+
+
+def _network_line(network: str, trained: Trained | None, base: Pack) -> str:
+    if trained is None:
+        manifest = base.manifest
+        return f"- {network.capitalize()}: as in the pack {manifest.name} {manifest.version} ({base.sha256[:12]})."
+    if isinstance(trained.recipe, SegmenterRecipe):
+        what = "UNet with an EfficientNet-b0 encoder (segmentation-models-pytorch), one grey channel"
+    else:
+        what = f"{trained.recipe.variant} on torchvision {trained.recipe.backbone}, one branch a plane"
+    start = {"imagenet": "ImageNet", "single view": "single-view"}.get(trained.record["data"].get("start"), "random")
+    return f"- {network.capitalize()}: {what}, started from {start} weights."
+
+
+def _data_line(network: str, trained: Trained) -> str:
+    sets = (
+        f"{data} ({', '.join(f'{count} {part}' for part, count in parts.items())})"
+        for data, parts in trained.data_sets().items()
+    )
+    return f"- {network.capitalize()}, patients or volumes by use: {'; '.join(sets) or 'not recorded'}."
+
+
+def _validation_line(network: str, trained: Trained) -> str:
+    scores = (f"{score.replace('_', ' ')} {value:.3f}" for score, value in trained.record["validation"].items())
+    return f"- {network.capitalize()}: {', '.join(scores) or 'not measured'}."
