@@ -257,15 +257,19 @@ def _window(
     """The window of one plane around a region: moved inside the section, whole along an axis that is no longer."""
     plane = grid.plane
     nearest = np.abs(positions(grid, geometry)[None, :] - np.array(slices)[:, None]).argmin(axis=1)
-    corner, shape = [], []
-    for axis, size, whole in zip(
-        (plane.rows, plane.columns), grid.shape, padded_shape(grid.shape, multiple), strict=True
-    ):
-        length = whole if side is None else min(whole, -(-side // multiple) * multiple)
+    whole = padded_shape(grid.shape, multiple)
+    shape = whole if side is None else window_shape(whole, side, multiple)
+    corner = []
+    for axis, size, length in zip((plane.rows, plane.columns), grid.shape, shape, strict=True):
         middle = (look.region.low[axis] + look.region.high[axis]) // 2
         corner.append(min(max(0, middle - length // 2), max(0, size - length)))
-        shape.append(length)
-    return Window(plane, tuple(nearest.tolist()), (corner[0], corner[1]), (shape[0], shape[1]), look)
+    return Window(plane, tuple(nearest.tolist()), (corner[0], corner[1]), shape, look)
+
+
+def window_shape(section: tuple[int, int], side: int, multiple: int) -> tuple[int, int]:
+    """(height, width) of a window of `side` pixels in padded sections of this shape: whole along a shorter axis."""
+    height, width = (min(whole, -(-side // multiple) * multiple) for whole in section)
+    return height, width
 
 
 def _frames(windows: tuple[Window, ...], grids: Mapping[Plane, SectionGrid]) -> tuple[int, int]:

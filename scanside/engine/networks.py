@@ -36,6 +36,7 @@ class Segmenter:
         self._graph = graph
         self._how = how
         self._sessions: dict[tuple[int, int], Runtime] = {}
+        self._blank: dict[tuple[int, int], NDArray[np.uint8]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -71,9 +72,18 @@ class Segmenter:
         """
         self.submit(pixels, probability).wait()
 
-    def in_flight(self, pixels: NDArray[np.uint8]) -> int:
+    def blank(self, height: int, width: int) -> NDArray[np.uint8]:
+        """The probabilities of a section of which every pixel is zero, uint8 [height, width]. Computed once."""
+        answer = self._blank.get((height, width))
+        if answer is None:
+            answer = np.empty((1, 1, height, width), np.uint8)
+            self.run(np.zeros_like(answer), answer)
+            self._blank[height, width] = answer = answer[0, 0]
+        return answer
+
+    def in_flight(self, height: int, width: int) -> int:
         """How many batches of this size are worth having under way at once; see `Runtime.in_flight`."""
-        return self.runtime(*pixels.shape[2:]).in_flight
+        return self.runtime(height, width).in_flight
 
     def submit(self, pixels: NDArray[np.uint8], probability: NDArray[np.uint8]) -> Pending:
         """Start what `run` does; see `Runtime.submit`."""

@@ -325,7 +325,11 @@ class Predictor:
                 warnings=(*info.warnings, *found.warnings),
                 missing_frames=missing,
             ),
-            device=replace(self.device, sections={plane.value: n for plane, n in found.sections.items()}),
+            device=replace(
+                self.device,
+                sections={plane.value: n for plane, n in found.sections.items()},
+                blank_sections={plane.value: n for plane, n in found.blank_sections.items()},
+            ),
             lesions=found.lesions,
             timing_ms=Timing(found.total_ms, found.busy_ms),
             geometry=info.geometry,

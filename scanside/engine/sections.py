@@ -17,7 +17,8 @@ from scanside.exam.planes import Plane, SectionGrid
 from scanside.exam.volume import Voxels
 
 BLOCK_COLUMNS = 64
-POOL_BUFFERS = 3
+SPARE_BUFFERS = 2
+"""Besides those the network has under way: one that is being filled, one that is being read."""
 
 Buffers = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -40,13 +41,16 @@ class Window:
 class SectionBatch:
     """Some sections of a window and room for their probabilities.
 
-    `first` counts within the window's sections. `pixels` and `probability` are uint8 [count, 1, height, width]; a
-    section lies in the top-left corner, the rest is zero. They live in `slot` and must not be used after `release`.
+    `first` counts within the window's sections. `seen` are the rows of the batch that show anything; the others are
+    blank, every pixel zero, and need no network. `pixels`, uint8 [len(seen), 1, height, width], holds those that are
+    seen, each in the top-left corner, the rest zero. `probability`, uint8 [count, 1, height, width], is for all. They
+    live in `slot` and must not be used after `release`.
     """
 
     window: Window
     first: int
     count: int
+    seen: tuple[int, ...]
     pixels: NDArray[np.uint8]
     probability: NDArray[np.uint8]
     slot: Slot[Buffers]
@@ -54,6 +58,17 @@ class SectionBatch:
     @property
     def plane(self) -> Plane:
         return self.window.plane
+
+    @property
+    def blank(self) -> tuple[int, ...]:
+        """The rows that are not seen."""
+        return tuple(sorted(set(range(self.count)) - set(self.seen)))
+
+    def spread(self, answer: NDArray[np.uint8]) -> None:
+        """Move the answers of what is seen from the front of `probability` to their rows; the others get `answer`."""
+        for place, row in reversed(list(enumerate(self.seen))):
+            self.probability[row] = self.probability[place]
+        self.probability[list(self.blank)] = answer
 
     def release(self) -> None:
         """Give the buffers back."""
@@ -118,11 +133,21 @@ class Reformatter:
 
     A batch holds `batch` of the smallest plane's sections; of larger ones as many as have no more pixels together (at
     least one), since a network's working memory grows with a batch's pixels and its speed does not. Buffers are made
-    at the first use of a shape and go round.
+    at the first use of a shape and go round: `in_flight(height, width)` says how many batches of it the network can
+    have under way.
     """
 
-    def __init__(self, flow: Flow, grids: Mapping[Plane, SectionGrid], *, batch: int, size_multiple: int) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        grids: Mapping[Plane, SectionGrid],
+        *,
+        batch: int,
+        size_multiple: int,
+        in_flight: Callable[[int, int], int] = lambda height, width: 1,
+    ) -> None:
         self._flow = flow
+        self._in_flight = in_flight
         self._grids = grids
         self._shapes = {plane: padded_shape(grid.shape, size_multiple) for plane, grid in grids.items()}
         self._batch = batch
@@ -157,19 +182,23 @@ class Reformatter:
         for first in range(0, len(indices), size):
             count = min(size, len(indices) - first)
             slot = ring.take()
-            pixels, probability = (buffer[:count] for buffer in slot.buffers)
+            pixels, probability = slot.buffers
+            seen: list[int] = []
             for i in range(count):
                 if plane is Plane.TRANSVERSE:
                     arrivals.wait(indices[first + i])
                 self._flow.check()
                 with self._flow.trace.span("reformat", plane=plane.value, section=window.sections[first + i]):
+                    out = pixels[len(seen), 0]
                     if (row, column) == (0, 0) and (rows, columns) == grid.shape:
-                        grid.section_of(next(natives), out=pixels[i, 0])
+                        grid.section_of(next(natives), out=out)
                     else:
                         section = grid.section_of(next(natives))
-                        pixels[i, 0] = 0
-                        pixels[i, 0, :rows, :columns] = section[row : row + rows, column : column + columns]
-            yield SectionBatch(window, first, count, pixels, probability, slot)
+                        out[...] = 0
+                        out[:rows, :columns] = section[row : row + rows, column : column + columns]
+                    if cv2.hasNonZero(out):
+                        seen.append(i)
+            yield SectionBatch(window, first, count, tuple(seen), pixels[: len(seen)], probability[:count], slot)
 
     def _size(self, shape: tuple[int, int]) -> int:
         return max(1, self._batch * self._smallest // (shape[0] * shape[1]))
@@ -180,7 +209,9 @@ class Reformatter:
                 longest = max(len(grid) for grid in self._grids.values())
                 full = (min(self._size(shape), longest), 1, *shape)
                 self._rings[shape] = Ring(
-                    self._flow, POOL_BUFFERS, lambda: (np.zeros(full, np.uint8), np.zeros(full, np.uint8))
+                    self._flow,
+                    self._in_flight(*shape) + SPARE_BUFFERS,
+                    lambda: (np.zeros(full, np.uint8), np.zeros(full, np.uint8)),
                 )
             return self._rings[shape]
 

@@ -50,6 +50,7 @@ class TensorRtRuntime(Runtime):
     ) -> None:
         self._engine = engine
         self._precision = precision
+        self._in_flight = workers * slots
         self._sizes = {spec.name: _sized(spec, tuple(dims.values()), engine.where) for spec in engine.inputs}
         self._profile = engine.profile_for(self._sizes)
         self._workers, self.batch = self._made(workers, slots)
@@ -71,7 +72,7 @@ class TensorRtRuntime(Runtime):
 
     @property
     def in_flight(self) -> int:
-        return WORKERS
+        return self._in_flight
 
     @property
     def device_name(self) -> str:
