@@ -25,11 +25,10 @@ from scanside.engine.components import level_of
 from scanside.engine.flow import Channel, Flow
 from scanside.engine.link import Linked, link
 from scanside.engine.regions import Region, Watch, margin_cells
-from scanside.engine.sections import Arrivals, Reformatter, SectionBatch, Window, padded_shape
+from scanside.engine.sections import Arrivals, Reformatter, SectionBatch, Source, Window, padded_shape
 from scanside.engine.support import Smoothing, Support, in_volume, positions, vote
 from scanside.exam.geometry import Geometry
 from scanside.exam.planes import Plane, SectionGrid
-from scanside.exam.volume import Voxels
 from scanside.pack.manifest import SegmenterSpec
 
 EVERY_SLICES = 2
@@ -66,9 +65,9 @@ class Confirm:
         """Sections wanted so far."""
         return self._planned
 
-    def stages(self, voxels: Voxels, arrivals: Arrivals, cut: Channel[SectionBatch]) -> None:
+    def stages(self, source: Source, arrivals: Arrivals, cut: Channel[SectionBatch]) -> None:
         def transverse() -> None:
-            for batch in self._reformatter.batches(voxels, arrivals, (Plane.TRANSVERSE,)):
+            for batch in self._reformatter.batches(source, arrivals, (Plane.TRANSVERSE,)):
                 cut.put(batch)
 
         def regions() -> None:
@@ -83,7 +82,7 @@ class Confirm:
                 if here is not None:
                     waiting.remove(here)
                     for window in here.windows:
-                        for batch in self._reformatter.cut(voxels, window, arrivals):
+                        for batch in self._reformatter.cut(source, window, arrivals):
                             cut.put(batch)
                 elif look is None:
                     self._flow.stopping.wait(_FRAMES_POLL_S)

@@ -27,7 +27,7 @@ from scanside.engine.heatmaps import lesion_heatmap, representative_frame
 from scanside.engine.link import MAX_CANDIDATES, Candidate, Linked
 from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.runtime import DONE, Pending
-from scanside.engine.sections import Arrivals, Reformatter, SectionBatch
+from scanside.engine.sections import Arrivals, HostVolume, Reformatter, SectionBatch, Source
 from scanside.engine.slots import drive
 from scanside.engine.support import Support
 from scanside.engine.triplets import CropRule, TripletBatch, triplet_batches
@@ -51,7 +51,7 @@ class Findings:
     """What one run found, and how its time was spent.
 
     `sections` counts those that were looked at in each plane, `blank_sections` those of them that were black and for
-    which the network's answer to black was taken.
+    which the network's answer to black was taken. `fallbacks` says what was wanted and not possible.
     """
 
     lesions: tuple[Lesion, ...]
@@ -63,6 +63,7 @@ class Findings:
     trace: tuple[Mapping[str, Any], ...]
     sections: Mapping[Plane, int]
     blank_sections: Mapping[Plane, int]
+    fallbacks: tuple[str, ...] = ()
 
 
 class Looking(Protocol):
@@ -76,7 +77,7 @@ class Looking(Protocol):
     def total(self) -> int:
         """How many sections will be looked at, as far as is known."""
 
-    def stages(self, voxels: Voxels, arrivals: Arrivals, cut: Channel[SectionBatch]) -> None:
+    def stages(self, source: Source, arrivals: Arrivals, cut: Channel[SectionBatch]) -> None:
         """Add the stages that cut sections into `cut`, and close it after the last."""
 
     def gather(self, answered: Channel[SectionBatch]) -> Iterator[Linked]:
@@ -157,6 +158,8 @@ class Run:
         self.flow = Flow(progress, cancel)
         self.arrivals = Arrivals(self.flow, geometry.shape[0])
         self.warnings: list[str] = []
+        self.fallbacks: list[str] = []
+        self._segmenter, self._grids = segmenter, grids
         self._classifier, self._on_lesions = classifier, on_lesions
         reformatter = Reformatter(
             self.flow, grids, batch=spec.batch, size_multiple=spec.size_multiple, in_flight=segmenter.in_flight
@@ -189,12 +192,15 @@ class Run:
         linked: Channel[Candidates] = flow.channel(QUEUED_RESULTS)
         cropped: Channel[tuple[Candidates, Box | None, TripletBatch | None]] = flow.channel(QUEUED_BATCHES)
         flow.stage("decode", lambda: self._decode(decode))
-        self._looking.stages(self.voxels, self.arrivals, cut)
-        flow.stage("segment", lambda: self._segment(cut, answered), closes=answered)
-        flow.stage("components", lambda: self._gather(answered, linked), closes=linked)
-        flow.stage("crop", lambda: self._crop(linked, cropped), closes=cropped)
-        flow.stage("classify", lambda: self._classify(cropped))
-        flow.run()
+        with self._segmenter.source(self._grids, self.voxels) as source:
+            self._looking.stages(source, self.arrivals, cut)
+            flow.stage("segment", lambda: self._segment(cut, answered), closes=answered)
+            flow.stage("components", lambda: self._gather(answered, linked), closes=linked)
+            flow.stage("crop", lambda: self._crop(linked, cropped), closes=cropped)
+            flow.stage("classify", lambda: self._classify(cropped))
+            flow.run()
+        if isinstance(source, HostVolume) and source.remark:
+            self.fallbacks.append(source.remark)
         return self._findings()
 
     def _decode(self, decode: Callable[[], None]) -> None:
@@ -295,6 +301,7 @@ class Run:
             trace=trace.events(),
             sections=self.sections,
             blank_sections=dict(self._device.blank),
+            fallbacks=tuple(self.fallbacks),
         )
 
 

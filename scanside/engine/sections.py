@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from scanside.engine.flow import Flow
+from scanside.engine.runtime import Input
 from scanside.engine.slots import Ring, Slot
 from scanside.exam.planes import Plane, SectionGrid
 from scanside.exam.volume import Voxels
@@ -42,16 +43,16 @@ class SectionBatch:
     """Some sections of a window and room for their probabilities.
 
     `first` counts within the window's sections. `seen` are the rows of the batch that show anything; the others are
-    blank, every pixel zero, and need no network. `pixels`, uint8 [len(seen), 1, height, width], holds those that are
-    seen, each in the top-left corner, the rest zero. `probability`, uint8 [count, 1, height, width], is for all. They
-    live in `slot` and must not be used after `release`.
+    blank, every pixel zero, and need no network. `pixels`, uint8 [len(seen), 1, height, width], are those that are
+    seen, each in the top-left corner, the rest zero: an array, or what a GPU cuts by itself. `probability`, uint8
+    [count, 1, height, width], is for all. They live in `slot` and must not be used after `release`.
     """
 
     window: Window
     first: int
     count: int
     seen: tuple[int, ...]
-    pixels: NDArray[np.uint8]
+    pixels: Input
     probability: NDArray[np.uint8]
     slot: Slot[Buffers]
 
@@ -73,6 +74,58 @@ class SectionBatch:
     def release(self) -> None:
         """Give the buffers back."""
         self.slot.free()
+
+
+class Cut(Protocol):
+    """One window's sections on their way into batches."""
+
+    def section(self, number: int, out: NDArray[np.uint8]) -> bool:
+        """Take the next section, `number` in the window, into `out` if it is cut here; False if it is all black."""
+
+    def batch(self, numbers: Sequence[int], pixels: NDArray[np.uint8]) -> Input:
+        """The sections `numbers`, which lie in `pixels` one behind the other if they are cut here."""
+
+
+class Source(Protocol):
+    """Where sections are cut: this computer, or a GPU that holds the volume."""
+
+    def cut(self, grid: SectionGrid, window: Window) -> Cut:
+        """Begin with one window's sections."""
+
+
+@dataclass(frozen=True)
+class HostVolume:
+    """A volume in this computer's memory, whose sections are cut here. `remark` says why, if a GPU could have."""
+
+    voxels: Voxels
+    remark: str = ""
+
+    def cut(self, grid: SectionGrid, window: Window) -> HostCut:
+        return HostCut(self.voxels, grid, window)
+
+
+class HostCut:
+    """See `Cut`."""
+
+    def __init__(self, voxels: Voxels, grid: SectionGrid, window: Window) -> None:
+        self._grid = grid
+        self._natives = native_slices(voxels, grid.plane, grid.indices[list(window.sections)].tolist())
+        row, column = window.corner
+        self._rows, self._columns = (min(n, whole) for n, whole in zip(window.shape, grid.shape, strict=True))
+        self._part = slice(row, row + self._rows), slice(column, column + self._columns)
+        self._whole = window.corner == (0, 0) and (self._rows, self._columns) == grid.shape
+
+    def section(self, number: int, out: NDArray[np.uint8]) -> bool:
+        if self._whole:
+            self._grid.section_of(next(self._natives), out=out)
+        else:
+            section = self._grid.section_of(next(self._natives))
+            out[...] = 0
+            out[: self._rows, : self._columns] = section[self._part]
+        return bool(cv2.hasNonZero(out))
+
+    def batch(self, numbers: Sequence[int], pixels: NDArray[np.uint8]) -> Input:
+        return pixels[: len(numbers)]
 
 
 class Arrivals:
@@ -164,21 +217,19 @@ class Reformatter:
         """All sections of `plane`, each whole."""
         return Window(plane, tuple(range(len(self._grids[plane]))), (0, 0), self._shapes[plane])
 
-    def batches(self, voxels: Voxels, arrivals: Arrivals, planes: Iterable[Plane]) -> Iterator[SectionBatch]:
+    def batches(self, source: Source, arrivals: Arrivals, planes: Iterable[Plane]) -> Iterator[SectionBatch]:
         """All sections of `planes` in order; each is cut as soon as the frames it needs are there."""
         for plane in planes:
             if plane is not Plane.TRANSVERSE:
                 arrivals.wait_all()
-            yield from self.cut(voxels, self.whole(plane), arrivals)
+            yield from self.cut(source, self.whole(plane), arrivals)
 
-    def cut(self, voxels: Voxels, window: Window, arrivals: Arrivals) -> Iterator[SectionBatch]:
+    def cut(self, source: Source, window: Window, arrivals: Arrivals) -> Iterator[SectionBatch]:
         """The sections of one window in batches. Waits for frames in the transverse plane alone."""
         plane, grid = window.plane, self._grids[window.plane]
         indices = grid.indices[list(window.sections)].tolist()
-        natives = native_slices(voxels, plane, indices)
+        cut = source.cut(grid, window)
         ring, size = self._ring(window.shape), self._size(window.shape)
-        row, column = window.corner
-        rows, columns = (min(n, whole) for n, whole in zip(window.shape, grid.shape, strict=True))
         for first in range(0, len(indices), size):
             count = min(size, len(indices) - first)
             slot = ring.take()
@@ -189,16 +240,10 @@ class Reformatter:
                     arrivals.wait(indices[first + i])
                 self._flow.check()
                 with self._flow.trace.span("reformat", plane=plane.value, section=window.sections[first + i]):
-                    out = pixels[len(seen), 0]
-                    if (row, column) == (0, 0) and (rows, columns) == grid.shape:
-                        grid.section_of(next(natives), out=out)
-                    else:
-                        section = grid.section_of(next(natives))
-                        out[...] = 0
-                        out[:rows, :columns] = section[row : row + rows, column : column + columns]
-                    if cv2.hasNonZero(out):
+                    if cut.section(first + i, pixels[len(seen), 0]):
                         seen.append(i)
-            yield SectionBatch(window, first, count, tuple(seen), pixels[: len(seen)], probability[:count], slot)
+            taken = cut.batch([first + i for i in seen], pixels)
+            yield SectionBatch(window, first, count, tuple(seen), taken, probability[:count], slot)
 
     def _size(self, shape: tuple[int, int]) -> int:
         return max(1, self._batch * self._smallest // (shape[0] * shape[1]))

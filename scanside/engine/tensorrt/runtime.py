@@ -6,8 +6,8 @@ import itertools
 import threading
 from collections.abc import Mapping
 
-from scanside.engine.cuda import OutOfDeviceMemory
-from scanside.engine.runtime import Pending, Runtime, TensorSpec, require_tensors
+from scanside.engine.cuda import Device, OutOfDeviceMemory
+from scanside.engine.runtime import Input, Pending, Runtime, TensorSpec, require_tensors
 from scanside.engine.tensorrt.profiles import Shape
 from scanside.engine.tensorrt.session import Engine
 from scanside.engine.tensorrt.worker import Tensors, Worker
@@ -75,6 +75,10 @@ class TensorRtRuntime(Runtime):
         return self._in_flight
 
     @property
+    def gpu(self) -> Device:
+        return self._engine.device
+
+    @property
     def device_name(self) -> str:
         return self._engine.device.name
 
@@ -89,7 +93,7 @@ class TensorRtRuntime(Runtime):
     def run(self, inputs: Tensors, outputs: Tensors) -> None:
         self.submit(inputs, outputs).wait()
 
-    def submit(self, inputs: Tensors, outputs: Tensors) -> Pending:
+    def submit(self, inputs: Mapping[str, Input], outputs: Tensors) -> Pending:
         require_tensors(self._engine.where, self.inputs, inputs, self.outputs, outputs)
         with self._lock:
             worker = next(self._turn, None)

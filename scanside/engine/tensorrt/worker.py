@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanside.engine.cuda import Buffer, Event, Graph
+from scanside.engine.runtime import Input
 from scanside.engine.tensorrt.profiles import Shape
 from scanside.engine.tensorrt.session import Engine
 from scanside.errors import EngineError
@@ -107,7 +108,7 @@ class Worker:
         """Whether runs replay CUDA graphs."""
         return all(slot.graph is not None for slot in self._slots)
 
-    def submit(self, inputs: Tensors, outputs: Tensors) -> Job:
+    def submit(self, inputs: Mapping[str, Input], outputs: Tensors) -> Job:
         """Start a run of any number of items; waits only while every slot is taken.
 
         Raises
@@ -217,12 +218,15 @@ class Worker:
             raise
         return slot
 
-    def _start(self, slot: _Slot, inputs: Tensors, outputs: Tensors) -> None:
+    def _start(self, slot: _Slot, inputs: Mapping[str, Input], outputs: Tensors) -> None:
         slot.outputs = outputs
-        for name, array in inputs.items():
-            pinned = slot.host[name][: len(array)]
-            np.copyto(pinned, array)
-            self._device.copy_in(slot.device[name], pinned, self._in)
+        for name, given in inputs.items():
+            if isinstance(given, np.ndarray):
+                pinned = slot.host[name][: len(given)]
+                np.copyto(pinned, given)
+                self._device.copy_in(slot.device[name], pinned, self._in)
+            else:
+                given.make(slot.device[name], self._in)
         slot.copied_in.record(self._in)
         self._compute.wait(slot.copied_in)
         if slot.graph is None:
