@@ -15,7 +15,7 @@ import functools
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,9 @@ class Event(Protocol):
         EngineError
             Work given to the GPU failed.
         """
+
+    def free(self) -> None:
+        """Give it back. Safe to call twice."""
 
 
 class Graph(Protocol):
@@ -114,7 +117,7 @@ class Capture(Protocol):
 
 
 class Device(Protocol):
-    """One GPU. All calls but `active` need `active` around them; what is freed or forgotten, too."""
+    """One GPU. All calls but `active` need `active` around them, and so does giving back what they gave."""
 
     @property
     def name(self) -> str: ...
@@ -143,6 +146,9 @@ class Device(Protocol):
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
         """An array in page-locked host memory, its content undefined."""
 
+    def unpin(self, array: NDArray) -> None:
+        """Give the memory of an array of `pinned` back; neither it nor a view of it may be used any more."""
+
     def stream(self) -> Stream: ...
 
     def event(self) -> Event: ...
@@ -161,6 +167,40 @@ class Device(Protocol):
 
     def capture(self, stream: Stream) -> AbstractContextManager[Capture]:
         """Capture what the block gives to `stream` instead of doing it. An exception ends the capture and passes."""
+
+
+class Freeable(Protocol):
+    """What a GPU gave and takes back."""
+
+    def free(self) -> None: ...
+
+
+F = TypeVar("F", bound=Freeable)
+
+
+class Owned:
+    """Everything of a GPU that somebody holds, given back together, the last first. Nothing is left to the collector:
+    an error on its way keeps names alive in threads where no GPU is current.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._stack = contextlib.ExitStack()
+
+    def push(self, thing: F) -> F:
+        """Hold it."""
+        self._stack.callback(thing.free)
+        return thing
+
+    def pinned(self, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+        """Hold an array of `Device.pinned`."""
+        array = self._device.pinned(shape, dtype)
+        self._stack.callback(self._device.unpin, array)
+        return array
+
+    def free(self) -> None:
+        """Give all of it back. Safe to call twice."""
+        self._stack.close()
 
 
 @functools.cache
@@ -233,6 +273,10 @@ class _PyCudaDevice:
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
         with _told("page-locked memory cannot be had"):
             return self._driver.pagelocked_empty(shape, dtype)
+
+    def unpin(self, array: NDArray) -> None:
+        with contextlib.suppress(Exception):  # after a fault of the GPU nothing can be freed any more
+            array.base.free()  # type: ignore[union-attr]  # PyCUDA's allocation
 
     def stream(self) -> Stream:
         return _DriverStream()
@@ -335,13 +379,14 @@ class _DriverStream:
 
 class _DriverEvent:
     def __init__(self) -> None:
-        self.raw = ctypes.c_void_p()
+        self.raw: ctypes.c_void_p | None = ctypes.c_void_p()
         create, flags = _libcuda().cuEventCreate, ctypes.c_uint(_EVENT_NO_TIMING)
         _call("an event cannot be made", create, ctypes.byref(self.raw), flags)
 
-    def __del__(self) -> None:
-        if self.raw:
-            _libcuda().cuEventDestroy_v2(self.raw)
+    def free(self) -> None:
+        raw, self.raw = self.raw, None
+        if raw is not None:
+            _libcuda().cuEventDestroy_v2(raw)
 
     def record(self, stream: Stream) -> None:
         _call("an event cannot be recorded", _libcuda().cuEventRecord, self.raw, ctypes.c_void_p(stream.handle))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -60,7 +59,8 @@ class StandInStream:
         self.device.finish(self, len(self.steps))
 
     def free(self) -> None:
-        self.device.streams.pop(self.handle, None)
+        if self.device.streams.pop(self.handle, None) is not None:
+            self.device.gone("stream")
 
     def ready(self) -> bool:
         """Whether the first step could run now."""
@@ -73,6 +73,7 @@ class StandInEvent:
 
     device: StandInDevice
     mark: _Mark | None = None
+    freed: bool = False
 
     def record(self, stream: Stream) -> None:
         assert isinstance(stream, StandInStream)
@@ -83,6 +84,11 @@ class StandInEvent:
     def synchronize(self) -> None:
         if self.mark is not None:
             self.device.reach(self.mark)
+
+    def free(self) -> None:
+        if not self.freed:
+            self.freed = True
+            self.device.gone("event")
 
 
 @dataclass(eq=False)
@@ -103,6 +109,7 @@ class StandInBuffer:
             self.freed = True
             self.device.used -= self.nbytes
             del self.device.buffers[self.address]
+            self.device.gone("buffer")
 
 
 @dataclass(eq=False)
@@ -111,6 +118,7 @@ class StandInGraph:
 
     device: StandInDevice
     work: list[Work]
+    freed: bool = False
 
     def launch(self, stream: Stream) -> None:
         assert isinstance(stream, StandInStream)
@@ -120,7 +128,10 @@ class StandInGraph:
             self.device.give(stream, _Step(work=work))
 
     def free(self) -> None:
-        self.work = []
+        if not self.freed:
+            self.freed = True
+            self.work = []
+            self.device.gone("graph")
 
 
 @dataclass(eq=False)
@@ -129,6 +140,7 @@ class StandInKernel:
 
     device: StandInDevice
     name: str
+    freed: bool = False
 
     def launch(
         self, stream: Stream, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Argument]
@@ -139,7 +151,9 @@ class StandInKernel:
         self.device.submit(stream.handle, lambda: _KERNELS[self.name](self.device, threads, *values))
 
     def free(self) -> None:
-        self.device.kernels.discard(self)
+        if not self.freed:
+            self.freed = True
+            self.device.gone("kernel")
 
 
 @dataclass
@@ -178,12 +192,12 @@ class StandInDevice:
         self.memory = memory
         self.fail_at, self.fault = fail_at, fault
         self.calls: Counter[str] = Counter()
+        self.alive: Counter[str] = Counter()
+        """What has been made and not been given back, by kind."""
         self.used = 0
         self.launches = 0
-        self.freed_late = 0  # pinned arrays and events that went while no GPU was current: PyCUDA would leak them
         self.buffers: dict[int, StandInBuffer] = {}
         self.streams: dict[int, StandInStream] = {}
-        self.kernels: set[StandInKernel] = set()
         self._random = None if seed is None else random.Random(seed)
         self._made = 0
         self._fault: BaseException | None = None
@@ -212,6 +226,14 @@ class StandInDevice:
         if number == self.fail_at:
             raise self.fault(f"call {number} failed", where=kind, found="a fault that a test asked for")
 
+    def gone(self, kind: str) -> None:
+        """Something has been given back."""
+        self._need_current()
+        with self._lock:
+            self.alive[kind] -= 1
+            if not self.alive[kind]:
+                del self.alive[kind]
+
     def free_bytes(self) -> int:
         self._need_current()
         return self.memory - self.used
@@ -219,9 +241,9 @@ class StandInDevice:
     def kernel(self, ptx: bytes, name: str) -> StandInKernel:
         assert f".entry {name}(".encode() in ptx
         self.count("kernel")
-        kernel = StandInKernel(self, name)
-        self.kernels.add(kernel)
-        return kernel
+        with self._lock:
+            self.alive["kernel"] += 1
+        return StandInKernel(self, name)
 
     def allocate(self, nbytes: int) -> StandInBuffer:
         self.count("allocate")
@@ -233,14 +255,20 @@ class StandInDevice:
             start = -whole.ctypes.data % _ALIGNMENT
             buffer = StandInBuffer(self, whole[start : start + nbytes], nbytes)
             self.buffers[buffer.address] = buffer
+            self.alive["buffer"] += 1
             return buffer
 
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
         self.count("pinned")
         array = np.empty(shape, dtype)
         array.view(np.uint8)[...] = 0xCD
-        weakref.finalize(array, self._count_late)
+        with self._lock:
+            self.alive["pinned"] += 1
         return array
+
+    def unpin(self, array: NDArray) -> None:
+        self.gone("pinned")
+        array.view(np.uint8)[...] = 0xDD
 
     def stream(self) -> StandInStream:
         self.count("stream")
@@ -248,13 +276,14 @@ class StandInDevice:
             self._made += 1
             stream = StandInStream(self, 0x1000 + self._made)
             self.streams[stream.handle] = stream
+            self.alive["stream"] += 1
             return stream
 
     def event(self) -> StandInEvent:
         self.count("event")
-        event = StandInEvent(self)
-        weakref.finalize(event, self._count_late)
-        return event
+        with self._lock:
+            self.alive["event"] += 1
+        return StandInEvent(self)
 
     def copy_in(self, buffer: Buffer, array: NDArray, stream: Stream, *, offset: int = 0) -> None:
         assert array.flags.c_contiguous
@@ -285,6 +314,7 @@ class StandInDevice:
         finally:
             work, stream.recording = stream.recording, None
         capture.graph = StandInGraph(self, work)
+        self.alive["graph"] += 1
 
     def memory_at(self, address: int, nbytes: int) -> Callable[[], NDArray[np.uint8]]:
         """A function that gives `nbytes` of device memory when the work runs, and fails if it was freed by then."""
@@ -371,10 +401,6 @@ class StandInDevice:
     def _raise_fault(self) -> None:
         if self._fault is not None:
             raise EngineError("work on the GPU failed", where=self.name, found=str(self._fault)) from self._fault
-
-    def _count_late(self) -> None:
-        if getattr(self._current, "depth", 0) < 1:
-            self.freed_late += 1
 
     def _need_current(self) -> None:
         if getattr(self._current, "depth", 0) < 1:

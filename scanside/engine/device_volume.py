@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scanside.engine.cuda import Argument, Buffer, Device, Event, Kernel, Stream
+from scanside.engine.cuda import Argument, Buffer, Device, Event, Kernel, Owned, Stream
 from scanside.engine.kernels import SECTION_KERNEL, ptx
 from scanside.engine.sections import Window
 from scanside.errors import EngineError
@@ -64,22 +64,13 @@ class DeviceVolume:
         self._shows: Mapping[int, NDArray[np.bool_]] = {}
         """For each axis which native slices show anything, once all frames are here."""
         self._staged: list[tuple[NDArray[np.uint8], Event]] = []
-        self._buffers: list[Buffer] = []
         self._stream: Stream | None = None
-        self._kernel: Kernel | None = None
         self._grids = grids
+        self._owned = Owned(device)
         content, self._tables = _packed({plane: SectionTaps.of(grid) for plane, grid in grids.items()})
         with device.active():
             try:
-                self._stream = device.stream()
-                self._kernel = device.kernel(ptx(SECTION_KERNEL), "cut_section")
-                for nbytes in (int(np.prod(shape)), content.nbytes):
-                    self._buffers.append(device.allocate(nbytes))
-                self._staged.extend(
-                    (device.pinned(shape[1:], np.dtype(np.uint8)), device.event()) for _ in range(STAGED_FRAMES)
-                )
-                self._uploaded = device.event()
-                self._upload_tables(content)
+                self._make(shape, content)
             except BaseException:
                 self.close()
                 raise
@@ -110,14 +101,15 @@ class DeviceVolume:
     def upload(self, first: int, end: int) -> None:
         """Start uploading the frames `first` to `end`, the last not included, that have not been so far."""
         with self._lock, self._device.active():
+            if self._stream is None:
+                raise EngineError("the volume is closed", where=self._device.name)
             for k in (first + np.flatnonzero(~self._here[first:end])).tolist():
                 frame, sent = self._staged[k % len(self._staged)]
                 sent.synchronize()
                 np.copyto(frame, self._voxels[k])
-                volume, stream = self._buffers[0], self._used_stream
-                self._device.copy_in(volume, frame, stream, offset=k * self._strides[0])
-                sent.record(stream)
-                self._uploaded.record(stream)
+                self._device.copy_in(self._volume, frame, self._stream, offset=k * self._strides[0])
+                sent.record(self._stream)
+                self._uploaded.record(self._stream)
                 self._here[k] = True
 
     def shows(self, plane: Plane, index: int) -> bool:
@@ -129,41 +121,42 @@ class DeviceVolume:
 
     def write(self, sections: DeviceSections, buffer: Buffer, stream: Stream) -> None:
         """Cut `sections` one behind the other into `buffer`, in `stream`."""
-        assert self._kernel is not None
         window, plane = sections.window, sections.window.plane
         height, width = window.shape
         grid = tuple(-(-n // size) for n, size in zip((width, height), BLOCK, strict=True))
         stream.wait(self._uploaded)
         common = self._arguments(window)
         for i, index in enumerate(sections.indices):
-            native = self._buffers[0].address + index * self._strides[plane.normal]
+            native = self._volume.address + index * self._strides[plane.normal]
             places = (ctypes.c_void_p(native), ctypes.c_void_p(buffer.address + i * height * width))
             self._kernel.launch(stream, grid, BLOCK, (*places, *common))  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Wait for what runs and free everything. Safe to call twice."""
         with self._device.active():
-            if self._stream is not None:
+            stream, self._stream = self._stream, None
+            if stream is not None:
                 with suppress(EngineError):
-                    self._stream.synchronize()
-                self._stream.free()
-            if self._kernel is not None:
-                self._kernel.free()
-            for buffer in self._buffers:
-                buffer.free()
-            # Pinned memory and events go with the last name that holds them, and the GPU must be current then.
-            self._staged.clear()
-            self._uploaded = None  # type: ignore[assignment]
+                    stream.synchronize()
+            self._owned.free()
 
-    @property
-    def _used_stream(self) -> Stream:
-        if self._stream is None:
-            raise EngineError("the volume is closed", where="GPU")
-        return self._stream
+    def _make(self, shape: tuple[int, int, int], content: NDArray[np.uint8]) -> None:
+        device, own = self._device, self._owned.push
+        self._stream = stream = own(device.stream())
+        self._kernel: Kernel = own(device.kernel(ptx(SECTION_KERNEL), "cut_section"))
+        self._volume: Buffer = own(device.allocate(int(np.prod(shape))))
+        self._weights: Buffer = own(device.allocate(content.nbytes))
+        self._uploaded: Event = own(device.event())
+        for _ in range(STAGED_FRAMES):
+            self._staged.append((self._owned.pinned(shape[1:], np.dtype(np.uint8)), own(device.event())))
+        pinned = self._owned.pinned(content.shape, content.dtype)
+        np.copyto(pinned, content)
+        device.copy_in(self._weights, pinned, stream)
+        self._uploaded.record(stream)
 
     def _arguments(self, window: Window) -> tuple[Argument, ...]:
         table, plane = self._tables[window.plane], window.plane
-        base = self._buffers[1].address
+        base = self._weights.address
         axes: list[Argument] = []
         for i, (taps, axis) in enumerate(((table.taps.rows, plane.rows), (table.taps.columns, plane.columns))):
             axes += [
@@ -182,13 +175,6 @@ class DeviceVolume:
         along: Taps = taps.rows if plane.rows == 0 else taps.columns
         axis = 0 if plane.rows == 0 else 1
         return along.needs(window.corner[axis], window.corner[axis] + window.shape[axis])
-
-    def _upload_tables(self, content: NDArray[np.uint8]) -> None:
-        pinned = self._device.pinned(content.shape, content.dtype)
-        np.copyto(pinned, content)
-        self._device.copy_in(self._buffers[1], pinned, self._used_stream)
-        self._uploaded.record(self._used_stream)
-        self._used_stream.synchronize()
 
 
 @dataclass(frozen=True)
