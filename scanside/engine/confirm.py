@@ -25,11 +25,10 @@ from scanside.engine.components import level_of
 from scanside.engine.flow import Channel, Flow
 from scanside.engine.link import Linked, link
 from scanside.engine.regions import Region, Watch, margin_cells
-from scanside.engine.sections import Arrivals, Reformatter, SectionBatch, Window, padded_shape
+from scanside.engine.sections import Arrivals, Reformatter, SectionBatch, Source, Window, padded_shape
 from scanside.engine.support import Smoothing, Support, in_volume, positions, vote
 from scanside.exam.geometry import Geometry
 from scanside.exam.planes import Plane, SectionGrid
-from scanside.exam.volume import Voxels
 from scanside.pack.manifest import SegmenterSpec
 
 EVERY_SLICES = 2
@@ -66,9 +65,9 @@ class Confirm:
         """Sections wanted so far."""
         return self._planned
 
-    def stages(self, voxels: Voxels, arrivals: Arrivals, cut: Channel[SectionBatch]) -> None:
+    def stages(self, source: Source, arrivals: Arrivals, cut: Channel[SectionBatch]) -> None:
         def transverse() -> None:
-            for batch in self._reformatter.batches(voxels, arrivals, (Plane.TRANSVERSE,)):
+            for batch in self._reformatter.batches(source, arrivals, (Plane.TRANSVERSE,)):
                 cut.put(batch)
 
         def regions() -> None:
@@ -83,7 +82,7 @@ class Confirm:
                 if here is not None:
                     waiting.remove(here)
                     for window in here.windows:
-                        for batch in self._reformatter.cut(voxels, window, arrivals):
+                        for batch in self._reformatter.cut(source, window, arrivals):
                             cut.put(batch)
                 elif look is None:
                     self._flow.stopping.wait(_FRAMES_POLL_S)
@@ -257,15 +256,19 @@ def _window(
     """The window of one plane around a region: moved inside the section, whole along an axis that is no longer."""
     plane = grid.plane
     nearest = np.abs(positions(grid, geometry)[None, :] - np.array(slices)[:, None]).argmin(axis=1)
-    corner, shape = [], []
-    for axis, size, whole in zip(
-        (plane.rows, plane.columns), grid.shape, padded_shape(grid.shape, multiple), strict=True
-    ):
-        length = whole if side is None else min(whole, -(-side // multiple) * multiple)
+    whole = padded_shape(grid.shape, multiple)
+    shape = whole if side is None else window_shape(whole, side, multiple)
+    corner = []
+    for axis, size, length in zip((plane.rows, plane.columns), grid.shape, shape, strict=True):
         middle = (look.region.low[axis] + look.region.high[axis]) // 2
         corner.append(min(max(0, middle - length // 2), max(0, size - length)))
-        shape.append(length)
-    return Window(plane, tuple(nearest.tolist()), (corner[0], corner[1]), (shape[0], shape[1]), look)
+    return Window(plane, tuple(nearest.tolist()), (corner[0], corner[1]), shape, look)
+
+
+def window_shape(section: tuple[int, int], side: int, multiple: int) -> tuple[int, int]:
+    """(height, width) of a window of `side` pixels in padded sections of this shape: whole along a shorter axis."""
+    height, width = (min(whole, -(-side // multiple) * multiple) for whole in section)
+    return height, width
 
 
 def _frames(windows: tuple[Window, ...], grids: Mapping[Plane, SectionGrid]) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 
 The protocols say what the engine needs of a GPU; `open_device` gives the real one, and `cuda_stand_in` one in ordinary
 memory for tests. Only the device's primary context is used, the one that TensorRT and every other library share, and
-every thread makes it current for the length of its work. PyCUDA has no graph capture: those calls go to the driver.
+every thread makes it current for the length of its work. PyCUDA gives the context and memory; it knows neither the
+priority of a stream nor graph capture, so what happens in streams goes to the driver, in one place.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import contextlib
 import ctypes
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,10 @@ from scanside.errors import EngineError
 
 _STREAM_NON_BLOCKING = 1
 _CAPTURE_THREAD_LOCAL = 1
+_EVENT_NO_TIMING = 2
+_OUT_OF_MEMORY = 2
+
+Argument = ctypes.c_void_p | ctypes.c_int | ctypes.c_longlong
 
 
 class OutOfDeviceMemory(EngineError):  # noqa: N818 - named as the driver names it
@@ -57,6 +62,9 @@ class Event(Protocol):
             Work given to the GPU failed.
         """
 
+    def free(self) -> None:
+        """Give it back. Safe to call twice."""
+
 
 class Graph(Protocol):
     """Captured work."""
@@ -68,8 +76,20 @@ class Graph(Protocol):
         """Give it back. Safe to call twice."""
 
 
+class Kernel(Protocol):
+    """A function that runs on the GPU."""
+
+    def launch(
+        self, stream: Stream, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Argument]
+    ) -> None:
+        """Run `grid` blocks of `block` threads, in `stream`."""
+
+    def free(self) -> None:
+        """Give it back. Safe to call twice."""
+
+
 class Stream(Protocol):
-    """Work in order."""
+    """Work in order, of the lowest priority that the GPU has: whatever draws the scanner's display goes first."""
 
     @property
     def handle(self) -> int: ...
@@ -97,7 +117,7 @@ class Capture(Protocol):
 
 
 class Device(Protocol):
-    """One GPU. All calls but `active` need `active` around them; what is freed or forgotten, too."""
+    """One GPU. All calls but `active` need `active` around them, and so does giving back what they gave."""
 
     @property
     def name(self) -> str: ...
@@ -126,12 +146,18 @@ class Device(Protocol):
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
         """An array in page-locked host memory, its content undefined."""
 
+    def unpin(self, array: NDArray) -> None:
+        """Give the memory of an array of `pinned` back; neither it nor a view of it may be used any more."""
+
     def stream(self) -> Stream: ...
 
     def event(self) -> Event: ...
 
-    def copy_in(self, buffer: Buffer, array: NDArray, stream: Stream) -> None:
-        """Copy a pinned C-contiguous `array` into `buffer`, in `stream`."""
+    def kernel(self, ptx: bytes, name: str) -> Kernel:
+        """The function `name` of a PTX module."""
+
+    def copy_in(self, buffer: Buffer, array: NDArray, stream: Stream, *, offset: int = 0) -> None:
+        """Copy a pinned C-contiguous `array` into `buffer`, from byte `offset` on, in `stream`."""
 
     def copy_out(self, array: NDArray, buffer: Buffer, stream: Stream) -> None:
         """Copy `buffer` into a pinned C-contiguous `array`, in `stream`."""
@@ -141,6 +167,40 @@ class Device(Protocol):
 
     def capture(self, stream: Stream) -> AbstractContextManager[Capture]:
         """Capture what the block gives to `stream` instead of doing it. An exception ends the capture and passes."""
+
+
+class Freeable(Protocol):
+    """What a GPU gave and takes back."""
+
+    def free(self) -> None: ...
+
+
+F = TypeVar("F", bound=Freeable)
+
+
+class Owned:
+    """Everything of a GPU that somebody holds, given back together, the last first. Nothing is left to the collector:
+    an error on its way keeps names alive in threads where no GPU is current.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._stack = contextlib.ExitStack()
+
+    def push(self, thing: F) -> F:
+        """Hold it."""
+        self._stack.callback(thing.free)
+        return thing
+
+    def pinned(self, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+        """Hold an array of `Device.pinned`."""
+        array = self._device.pinned(shape, dtype)
+        self._stack.callback(self._device.unpin, array)
+        return array
+
+    def free(self) -> None:
+        """Give all of it back. Safe to call twice."""
+        self._stack.close()
 
 
 @functools.cache
@@ -214,30 +274,54 @@ class _PyCudaDevice:
         with _told("page-locked memory cannot be had"):
             return self._driver.pagelocked_empty(shape, dtype)
 
+    def unpin(self, array: NDArray) -> None:
+        with contextlib.suppress(Exception):  # after a fault of the GPU nothing can be freed any more
+            array.base.free()  # type: ignore[union-attr]  # PyCUDA's allocation
+
     def stream(self) -> Stream:
-        with _told("a stream cannot be made"):
-            return _PyCudaStream(self._driver.Stream(_STREAM_NON_BLOCKING))
+        return _DriverStream()
 
     def event(self) -> Event:
-        with _told("an event cannot be made"):
-            return _PyCudaEvent(self._driver.Event(self._driver.event_flags.DISABLE_TIMING))
+        return _DriverEvent()
 
-    def copy_in(self, buffer: Buffer, array: NDArray, stream: Stream) -> None:
-        with _told("a copy to the GPU failed"):
-            self._driver.memcpy_htod_async(buffer.address, array, stream.raw)  # type: ignore[attr-defined]
+    def kernel(self, ptx: bytes, name: str) -> Kernel:
+        return _DriverKernel(ptx, name)
+
+    def copy_in(self, buffer: Buffer, array: NDArray, stream: Stream, *, offset: int = 0) -> None:
+        _call(
+            "a copy to the GPU failed",
+            _libcuda().cuMemcpyHtoDAsync_v2,
+            ctypes.c_uint64(buffer.address + offset),
+            ctypes.c_void_p(array.ctypes.data),
+            ctypes.c_size_t(array.nbytes),
+            ctypes.c_void_p(stream.handle),
+        )
 
     def copy_out(self, array: NDArray, buffer: Buffer, stream: Stream) -> None:
-        with _told("a copy from the GPU failed"):
-            self._driver.memcpy_dtoh_async(array, buffer.address, stream.raw)  # type: ignore[attr-defined]
+        _call(
+            "a copy from the GPU failed",
+            _libcuda().cuMemcpyDtoHAsync_v2,
+            ctypes.c_void_p(array.ctypes.data),
+            ctypes.c_uint64(buffer.address),
+            ctypes.c_size_t(array.nbytes),
+            ctypes.c_void_p(stream.handle),
+        )
 
     def fill(self, buffer: Buffer, value: int, stream: Stream) -> None:
-        with _told("device memory cannot be set"):
-            self._driver.memset_d8_async(buffer.address, value, buffer.nbytes, stream.raw)  # type: ignore[attr-defined]
+        _call(
+            "device memory cannot be set",
+            _libcuda().cuMemsetD8Async,
+            ctypes.c_uint64(buffer.address),
+            ctypes.c_ubyte(value),
+            ctypes.c_size_t(buffer.nbytes),
+            ctypes.c_void_p(stream.handle),
+        )
 
     @contextlib.contextmanager
     def capture(self, stream: Stream) -> Iterator[_DriverCapture]:
-        library = _libcuda()
-        _call(library.cuStreamBeginCapture_v2, ctypes.c_void_p(stream.handle), ctypes.c_int(_CAPTURE_THREAD_LOCAL))
+        library, what = _libcuda(), "a CUDA graph failed"
+        begin, mode = library.cuStreamBeginCapture_v2, ctypes.c_int(_CAPTURE_THREAD_LOCAL)
+        _call(what, begin, ctypes.c_void_p(stream.handle), mode)
         captured = _DriverCapture()
         raw = ctypes.c_void_p()
         try:
@@ -247,11 +331,11 @@ class _PyCudaDevice:
             if library.cuStreamEndCapture(ctypes.c_void_p(stream.handle), ctypes.byref(raw)) == 0 and raw:
                 library.cuGraphDestroy(raw)
             raise
-        _call(library.cuStreamEndCapture, ctypes.c_void_p(stream.handle), ctypes.byref(raw))
+        _call(what, library.cuStreamEndCapture, ctypes.c_void_p(stream.handle), ctypes.byref(raw))
         executable = ctypes.c_void_p()
         try:
             flags = ctypes.c_ulonglong(0)
-            _call(library.cuGraphInstantiateWithFlags, ctypes.byref(executable), raw, flags)
+            _call(what, library.cuGraphInstantiateWithFlags, ctypes.byref(executable), raw, flags)
         finally:
             library.cuGraphDestroy(raw)
         captured.graph = _DriverGraph(executable)
@@ -270,34 +354,71 @@ class _PyCudaBuffer:
                 raw.free()
 
 
-class _PyCudaStream:
-    def __init__(self, raw: Any) -> None:
-        self.raw: Any | None = raw
-        self.handle = int(raw.handle)
+class _DriverStream:
+    def __init__(self) -> None:
+        library, what = _libcuda(), "a stream cannot be made"
+        lowest, highest, raw = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
+        _call(what, library.cuCtxGetStreamPriorityRange, ctypes.byref(lowest), ctypes.byref(highest))
+        flags = ctypes.c_uint(_STREAM_NON_BLOCKING)
+        _call(what, library.cuStreamCreateWithPriority, ctypes.byref(raw), flags, lowest)
+        self._raw: ctypes.c_void_p | None = raw
+        self.handle = int(raw.value or 0)
 
     def free(self) -> None:
-        self.raw = None  # PyCUDA destroys it here, where its context is current
+        raw, self._raw = self._raw, None
+        if raw is not None:
+            _libcuda().cuStreamDestroy_v2(raw)
 
     def wait(self, event: Event) -> None:
-        with _told("a stream cannot wait for an event"):
-            self.raw.wait_for_event(event.raw)  # type: ignore[union-attr, attr-defined]
+        raw = event.raw  # type: ignore[attr-defined]
+        _call("a stream cannot wait for an event", _libcuda().cuStreamWaitEvent, self._raw, raw, ctypes.c_uint(0))
 
     def synchronize(self) -> None:
-        with _told("work on the GPU failed"):
-            self.raw.synchronize()  # type: ignore[union-attr]
+        _call("work on the GPU failed", _libcuda().cuStreamSynchronize, self._raw)
 
 
-class _PyCudaEvent:
-    def __init__(self, raw: Any) -> None:
-        self.raw = raw
+class _DriverEvent:
+    def __init__(self) -> None:
+        self.raw: ctypes.c_void_p | None = ctypes.c_void_p()
+        create, flags = _libcuda().cuEventCreate, ctypes.c_uint(_EVENT_NO_TIMING)
+        _call("an event cannot be made", create, ctypes.byref(self.raw), flags)
+
+    def free(self) -> None:
+        raw, self.raw = self.raw, None
+        if raw is not None:
+            _libcuda().cuEventDestroy_v2(raw)
 
     def record(self, stream: Stream) -> None:
-        with _told("an event cannot be recorded"):
-            self.raw.record(stream.raw)  # type: ignore[attr-defined]
+        _call("an event cannot be recorded", _libcuda().cuEventRecord, self.raw, ctypes.c_void_p(stream.handle))
 
     def synchronize(self) -> None:
-        with _told("work on the GPU failed"):
-            self.raw.synchronize()
+        _call("work on the GPU failed", _libcuda().cuEventSynchronize, self.raw)
+
+
+class _DriverKernel:
+    def __init__(self, ptx: bytes, name: str) -> None:
+        library, what = _libcuda(), "a kernel does not load"
+        module, self._function = ctypes.c_void_p(), ctypes.c_void_p()
+        _call(what, library.cuModuleLoadData, ctypes.byref(module), ctypes.c_char_p(ptx))
+        self._module: ctypes.c_void_p | None = module
+        try:
+            _call(what, library.cuModuleGetFunction, ctypes.byref(self._function), module, name.encode())
+        except EngineError:
+            self.free()
+            raise
+
+    def launch(
+        self, stream: Stream, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Argument]
+    ) -> None:
+        pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
+        sizes = (ctypes.c_uint(n) for n in (*grid, 1, *block, 1, 0))
+        launch, handle = _libcuda().cuLaunchKernel, ctypes.c_void_p(stream.handle)
+        _call("a kernel does not start", launch, self._function, *sizes, handle, pointers, None)
+
+    def free(self) -> None:
+        module, self._module = self._module, None
+        if module is not None:
+            _libcuda().cuModuleUnload(module)
 
 
 class _DriverCapture:
@@ -309,7 +430,7 @@ class _DriverGraph:
         self._executable: ctypes.c_void_p | None = executable
 
     def launch(self, stream: Stream) -> None:
-        _call(_libcuda().cuGraphLaunch, self._executable, ctypes.c_void_p(stream.handle))
+        _call("a CUDA graph failed", _libcuda().cuGraphLaunch, self._executable, ctypes.c_void_p(stream.handle))
 
     def free(self) -> None:
         executable, self._executable = self._executable, None
@@ -317,19 +438,33 @@ class _DriverGraph:
             _libcuda().cuGraphExecDestroy(executable)
 
 
+@functools.cache
 def _libcuda() -> Any:
     """The driver's library, which PyCUDA has loaded already."""
     return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
 
 
-def _call(function: Any, *arguments: Any) -> None:
+def _call(what: str, function: Any, *arguments: Any) -> None:
     code = function(*arguments)
-    if code != 0:
-        raise EngineError("a CUDA graph failed", where=function.__name__, expected="CUDA_SUCCESS", found=f"code {code}")
+    if code == 0:
+        return
+    text = ctypes.c_char_p()
+    _libcuda().cuGetErrorString(ctypes.c_int(code), ctypes.byref(text))
+    found = f"{function.__name__}: {(text.value or b'').decode() or 'no description'} (code {code})"
+    raise (_no_room(what, found) if code == _OUT_OF_MEMORY else EngineError(what, found=found, remedy=_REMEDY))
+
+
+_REMEDY = "check the GPU with `scanside doctor`, or run with device cpu"
+
+
+def _no_room(what: str, found: str) -> OutOfDeviceMemory:
+    return OutOfDeviceMemory(
+        what, found=found, remedy="close other programs on the GPU, or build with a smaller --batch"
+    )
 
 
 @contextlib.contextmanager
-def _told(what: str, remedy: str = "check the GPU with `scanside doctor`, or run with device cpu") -> Iterator[None]:
+def _told(what: str, remedy: str = _REMEDY) -> Iterator[None]:
     """PyCUDA's errors as one EngineError; a failed allocation as `OutOfDeviceMemory`."""
     try:
         yield
@@ -338,7 +473,5 @@ def _told(what: str, remedy: str = "check the GPU with `scanside doctor`, or run
     except Exception as error:  # PyCUDA's errors and Boost's share no base class but this
         found = (str(error) or type(error).__name__).splitlines()[0][:200]
         if type(error).__name__ == "MemoryError":  # PyCUDA's own, no relative of Python's
-            raise OutOfDeviceMemory(
-                what, found=found, remedy="close other programs on the GPU, or build with a smaller --batch"
-            ) from error
+            raise _no_room(what, found) from error
         raise EngineError(what, found=found, remedy=remedy) from error

@@ -11,15 +11,14 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-import weakref
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scanside.engine.cuda import Buffer, Event, OutOfDeviceMemory, Stream
+from scanside.engine.cuda import Argument, Buffer, Event, OutOfDeviceMemory, Stream
 from scanside.errors import EngineError
 
 Work = Callable[[], None]
@@ -60,7 +59,8 @@ class StandInStream:
         self.device.finish(self, len(self.steps))
 
     def free(self) -> None:
-        self.device.streams.pop(self.handle, None)
+        if self.device.streams.pop(self.handle, None) is not None:
+            self.device.gone("stream")
 
     def ready(self) -> bool:
         """Whether the first step could run now."""
@@ -73,15 +73,22 @@ class StandInEvent:
 
     device: StandInDevice
     mark: _Mark | None = None
+    freed: bool = False
 
     def record(self, stream: Stream) -> None:
         assert isinstance(stream, StandInStream)
+        self.device.count("record")
         self.mark = _Mark()
         self.device.give(stream, _Step(mark=self.mark))
 
     def synchronize(self) -> None:
         if self.mark is not None:
             self.device.reach(self.mark)
+
+    def free(self) -> None:
+        if not self.freed:
+            self.freed = True
+            self.device.gone("event")
 
 
 @dataclass(eq=False)
@@ -102,6 +109,7 @@ class StandInBuffer:
             self.freed = True
             self.device.used -= self.nbytes
             del self.device.buffers[self.address]
+            self.device.gone("buffer")
 
 
 @dataclass(eq=False)
@@ -110,15 +118,42 @@ class StandInGraph:
 
     device: StandInDevice
     work: list[Work]
+    freed: bool = False
 
     def launch(self, stream: Stream) -> None:
         assert isinstance(stream, StandInStream)
+        self.device.count("launch")
         self.device.launches += 1
         for work in self.work:
             self.device.give(stream, _Step(work=work))
 
     def free(self) -> None:
-        self.work = []
+        if not self.freed:
+            self.freed = True
+            self.work = []
+            self.device.gone("graph")
+
+
+@dataclass(eq=False)
+class StandInKernel:
+    """See `cuda.Kernel`: the same arithmetic in NumPy, on the memory that its arguments point to."""
+
+    device: StandInDevice
+    name: str
+    freed: bool = False
+
+    def launch(
+        self, stream: Stream, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Argument]
+    ) -> None:
+        self.device.count("launch")
+        values = [argument.value or 0 for argument in arguments]
+        threads = tuple(n * size for n, size in zip(grid, block, strict=True))
+        self.device.submit(stream.handle, lambda: _KERNELS[self.name](self.device, threads, *values))
+
+    def free(self) -> None:
+        if not self.freed:
+            self.freed = True
+            self.device.gone("kernel")
 
 
 @dataclass
@@ -137,17 +172,30 @@ class StandInDevice:
         Work runs in an order drawn from it. None: as late as possible, and only what is waited for.
     memory : int
         Bytes of device memory.
+    fail_at : int, optional
+        The call of this number, from 0, fails: of those that allocate, launch, copy or record. `calls` counts them.
+    fault : exception
+        What it fails with.
     """
 
     name = "stand-in"
     compute_capability = (8, 6)
     driver = "13.0"
 
-    def __init__(self, seed: int | None = None, memory: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        seed: int | None = None,
+        memory: int = 1 << 30,
+        fail_at: int | None = None,
+        fault: type[EngineError] = EngineError,
+    ) -> None:
         self.memory = memory
+        self.fail_at, self.fault = fail_at, fault
+        self.calls: Counter[str] = Counter()
+        self.alive: Counter[str] = Counter()
+        """What has been made and not been given back, by kind."""
         self.used = 0
         self.launches = 0
-        self.freed_late = 0  # pinned arrays and events that went while no GPU was current: PyCUDA would leak them
         self.buffers: dict[int, StandInBuffer] = {}
         self.streams: dict[int, StandInStream] = {}
         self._random = None if seed is None else random.Random(seed)
@@ -164,12 +212,41 @@ class StandInDevice:
         finally:
             self._current.depth -= 1
 
+    @property
+    def made(self) -> int:
+        """How many buffers, pinned arrays, streams, events, graphs and kernels have been made so far."""
+        return sum(self.calls[kind] for kind in ("allocate", "pinned", "stream", "event", "capture", "kernel"))
+
+    def count(self, kind: str) -> None:
+        """Count a call; it fails if it is the one that is to fail."""
+        self._need_current()
+        with self._lock:
+            number = self.calls.total()
+            self.calls[kind] += 1
+        if number == self.fail_at:
+            raise self.fault(f"call {number} failed", where=kind, found="a fault that a test asked for")
+
+    def gone(self, kind: str) -> None:
+        """Something has been given back."""
+        self._need_current()
+        with self._lock:
+            self.alive[kind] -= 1
+            if not self.alive[kind]:
+                del self.alive[kind]
+
     def free_bytes(self) -> int:
         self._need_current()
         return self.memory - self.used
 
+    def kernel(self, ptx: bytes, name: str) -> StandInKernel:
+        assert f".entry {name}(".encode() in ptx
+        self.count("kernel")
+        with self._lock:
+            self.alive["kernel"] += 1
+        return StandInKernel(self, name)
+
     def allocate(self, nbytes: int) -> StandInBuffer:
-        self._need_current()
+        self.count("allocate")
         with self._lock:
             if self.used + nbytes > self.memory:
                 raise OutOfDeviceMemory("device memory cannot be had", found=f"{self.memory - self.used} bytes free")
@@ -178,40 +255,50 @@ class StandInDevice:
             start = -whole.ctypes.data % _ALIGNMENT
             buffer = StandInBuffer(self, whole[start : start + nbytes], nbytes)
             self.buffers[buffer.address] = buffer
+            self.alive["buffer"] += 1
             return buffer
 
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
-        self._need_current()
+        self.count("pinned")
         array = np.empty(shape, dtype)
         array.view(np.uint8)[...] = 0xCD
-        weakref.finalize(array, self._count_late)
+        with self._lock:
+            self.alive["pinned"] += 1
         return array
 
+    def unpin(self, array: NDArray) -> None:
+        self.gone("pinned")
+        array.view(np.uint8)[...] = 0xDD
+
     def stream(self) -> StandInStream:
-        self._need_current()
+        self.count("stream")
         with self._lock:
             self._made += 1
             stream = StandInStream(self, 0x1000 + self._made)
             self.streams[stream.handle] = stream
+            self.alive["stream"] += 1
             return stream
 
     def event(self) -> StandInEvent:
-        self._need_current()
-        event = StandInEvent(self)
-        weakref.finalize(event, self._count_late)
-        return event
+        self.count("event")
+        with self._lock:
+            self.alive["event"] += 1
+        return StandInEvent(self)
 
-    def copy_in(self, buffer: Buffer, array: NDArray, stream: Stream) -> None:
+    def copy_in(self, buffer: Buffer, array: NDArray, stream: Stream, *, offset: int = 0) -> None:
         assert array.flags.c_contiguous
-        target = self.memory_at(buffer.address, array.nbytes)
+        self.count("copy_in")
+        target = self.memory_at(buffer.address + offset, array.nbytes)
         self.submit(stream.handle, lambda: np.copyto(target(), array.reshape(-1).view(np.uint8)))
 
     def copy_out(self, array: NDArray, buffer: Buffer, stream: Stream) -> None:
         assert array.flags.c_contiguous
+        self.count("copy_out")
         source = self.memory_at(buffer.address, array.nbytes)
         self.submit(stream.handle, lambda: np.copyto(array.reshape(-1).view(np.uint8), source()))
 
     def fill(self, buffer: Buffer, value: int, stream: Stream) -> None:
+        self.count("fill")
         target = self.memory_at(buffer.address, buffer.nbytes)
         self.submit(stream.handle, lambda: target().fill(value))
 
@@ -219,6 +306,7 @@ class StandInDevice:
     def capture(self, stream: Stream) -> Iterator[StandInCapture]:
         assert isinstance(stream, StandInStream)
         assert stream.recording is None, "a stream is captured twice"
+        self.count("capture")
         stream.recording = []
         capture = StandInCapture()
         try:
@@ -226,15 +314,16 @@ class StandInDevice:
         finally:
             work, stream.recording = stream.recording, None
         capture.graph = StandInGraph(self, work)
+        self.alive["graph"] += 1
 
     def memory_at(self, address: int, nbytes: int) -> Callable[[], NDArray[np.uint8]]:
         """A function that gives `nbytes` of device memory when the work runs, and fails if it was freed by then."""
 
         def content() -> NDArray[np.uint8]:
-            buffer = self.buffers.get(address)
-            if buffer is None or buffer.nbytes < nbytes:
-                raise EngineError("an illegal memory access", where=self.name, found=f"{nbytes} bytes at {address:#x}")
-            return buffer.content[:nbytes]
+            for start, buffer in tuple(self.buffers.items()):
+                if start <= address and address + nbytes <= start + buffer.nbytes:
+                    return buffer.content[address - start : address - start + nbytes]
+            raise EngineError("an illegal memory access", where=self.name, found=f"{nbytes} bytes at {address:#x}")
 
         return content
 
@@ -313,10 +402,45 @@ class StandInDevice:
         if self._fault is not None:
             raise EngineError("work on the GPU failed", where=self.name, found=str(self._fault)) from self._fault
 
-    def _count_late(self) -> None:
-        if getattr(self._current, "depth", 0) < 1:
-            self.freed_late += 1
-
     def _need_current(self) -> None:
         if getattr(self._current, "depth", 0) < 1:
             raise EngineError("no GPU is current in this thread", where=self.name, expected="a call inside active()")
+
+
+def _cut_section(
+    device: StandInDevice,
+    threads: tuple[int, int],
+    volume: int,
+    section: int,
+    *arguments: int,
+) -> None:
+    """`section_kernel.cu` for all threads at once, its sums in the same order."""
+    row_first, row_weights, row_taps, row_last, row_stride = arguments[:5]
+    column_first, column_weights, column_taps, column_last, column_stride = arguments[5:10]
+    top, left, rows, columns, height, width, rounded = arguments[10:]
+    assert threads[0] >= width, "columns without a thread"
+    assert threads[1] >= height, "rows without a thread"
+    floats, ints = np.dtype(np.float32), np.dtype(np.int32)
+    reach = row_last * row_stride + column_last * column_stride + 1
+    native = np.lib.stride_tricks.as_strided(
+        device.read(volume, np.dtype(np.uint8), (reach,)),
+        (row_last + 1, column_last + 1),
+        (row_stride, column_stride),
+    )
+    down = device.read(row_first, ints, (top + rows,))[top:]
+    across = device.read(column_first, ints, (left + columns,))[left:]
+    down_weights = device.read(row_weights, floats, (top + rows, row_taps))[top:]
+    across_weights = device.read(column_weights, floats, (left + columns, column_taps))[left:]
+    total = np.zeros((rows, columns), np.float32)
+    for j in range(column_taps):
+        of_column = native[:, np.minimum(across + j, column_last)].astype(np.float32)
+        inner = np.zeros_like(total)
+        for i in range(row_taps):
+            inner += down_weights[:, i, None] * of_column[np.minimum(down + i, row_last)]
+        total += across_weights[:, j] * (np.rint(inner) if rounded else inner)
+    out = device.read(section, np.dtype(np.uint8), (height, width))
+    out[...] = 0
+    out[:rows, :columns] = np.clip(np.rint(total), 0, 255)
+
+
+_KERNELS: dict[str, Callable[..., None]] = {"cut_section": _cut_section}

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from scanside.engine.components import level_of
 from scanside.engine.flow import Channel, Flow
 from scanside.engine.link import Linked, link
-from scanside.engine.sections import Arrivals, Reformatter, SectionBatch
+from scanside.engine.sections import Arrivals, Reformatter, SectionBatch, Source
 from scanside.engine.support import Support
 from scanside.exam.planes import Plane, SectionGrid
-from scanside.exam.volume import Voxels
 from scanside.pack.manifest import SegmenterSpec
 
 
@@ -31,9 +30,9 @@ class Exact:
     def total(self) -> int:
         return self._reformatter.total
 
-    def stages(self, voxels: Voxels, arrivals: Arrivals, cut: Channel[SectionBatch]) -> None:
+    def stages(self, source: Source, arrivals: Arrivals, cut: Channel[SectionBatch]) -> None:
         def reformat() -> None:
-            for batch in self._reformatter.batches(voxels, arrivals, self._planes):
+            for batch in self._reformatter.batches(source, arrivals, self._planes):
                 cut.put(batch)
 
         self._flow.stage("reformat", reformat, closes=cut)

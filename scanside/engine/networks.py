@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scanside.engine.device_volume import DeviceVolumes
 from scanside.engine.onnxruntime import load_runtime
-from scanside.engine.runtime import Pending, Runtime
+from scanside.engine.runtime import Input, Pending, Runtime
+from scanside.engine.sections import HostVolume, Source, padded_shape
 from scanside.engine.triplets import CropRule
 from scanside.errors import EngineError, PackError
-from scanside.exam.planes import Plane
+from scanside.exam.planes import Plane, SectionGrid
+from scanside.exam.volume import Voxels
 from scanside.pack import ClassifierSpec, SegmenterSpec
 
 
@@ -36,6 +40,8 @@ class Segmenter:
         self._graph = graph
         self._how = how
         self._sessions: dict[tuple[int, int], Runtime] = {}
+        self._blank: dict[tuple[int, int], NDArray[np.uint8]] = {}
+        self._volumes: DeviceVolumes | None = None
         self._lock = threading.Lock()
 
     @property
@@ -71,18 +77,54 @@ class Segmenter:
         """
         self.submit(pixels, probability).wait()
 
-    def in_flight(self, pixels: NDArray[np.uint8]) -> int:
-        """How many batches of this size are worth having under way at once; see `Runtime.in_flight`."""
-        return self.runtime(*pixels.shape[2:]).in_flight
+    def blank(self, height: int, width: int) -> NDArray[np.uint8]:
+        """The probabilities of a section of which every pixel is zero, uint8 [height, width]. Computed once."""
+        answer = self._blank.get((height, width))
+        if answer is None:
+            answer = np.empty((1, 1, height, width), np.uint8)
+            self.run(np.zeros_like(answer), answer)
+            self._blank[height, width] = answer = answer[0, 0]
+        return answer
 
-    def submit(self, pixels: NDArray[np.uint8], probability: NDArray[np.uint8]) -> Pending:
+    @contextmanager
+    def source(self, grids: Mapping[Plane, SectionGrid], voxels: Voxels) -> Iterator[Source]:
+        """Where the sections of `voxels` are cut, for the length of the block: on the GPU, if the networks run there.
+
+        A GPU that cannot hold the volume is no error: sections are cut here, and the source's `remark` says why.
+        """
+        sizes = [padded_shape(grid.shape, self.spec.size_multiple) for grid in grids.values()]
+        gpu = self.runtime(*sizes[0]).gpu
+        if gpu is None:
+            yield HostVolume(voxels)
+            return
+        with self._lock:
+            self._volumes = volumes = self._volumes or DeviceVolumes(gpu)
+        try:
+            volume = volumes.take(grids)
+        except EngineError as error:
+            yield HostVolume(voxels, f"sections are cut on the processor: {error.what}: {error.found}")
+            return
+        try:
+            volume.begin(voxels)
+            yield volume
+        finally:
+            volumes.give_back(volume)
+
+    def in_flight(self, height: int, width: int) -> int:
+        """How many batches of this size are worth having under way at once; see `Runtime.in_flight`."""
+        return self.runtime(height, width).in_flight
+
+    def submit(self, pixels: Input, probability: NDArray[np.uint8]) -> Pending:
         """Start what `run` does; see `Runtime.submit`."""
-        session = self.runtime(*pixels.shape[2:])
+        session = self.runtime(*pixels.shape[-2:])
         return session.submit({self.spec.input: pixels}, {self.spec.output: probability})
 
     def close(self) -> None:
         """Free all sessions."""
         with self._lock:
+            if self._volumes is not None:
+                self._volumes.close()
+                self._volumes = None
             for session in self._sessions.values():
                 session.close()
             self._sessions.clear()

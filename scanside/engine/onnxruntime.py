@@ -19,7 +19,7 @@ from scanside.engine.capabilities import (
     openvino_device,
     processor_name,
 )
-from scanside.engine.runtime import DONE, Pending, Runtime, TensorSpec, require_tensors
+from scanside.engine.runtime import DONE, Input, Pending, Runtime, TensorSpec, require_tensors
 from scanside.errors import EngineError, NotBuiltError, ScansideError, UsageError
 from scanside.pack import ClassifierSpec, SegmenterSpec
 
@@ -271,8 +271,8 @@ class OnnxRuntime(Runtime):
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise EngineError("the graph failed", where=self.graph_name, found=_message(error)) from error
 
-    def submit(self, inputs: Mapping[str, NDArray], outputs: Mapping[str, NDArray]) -> Pending:
-        self.run(inputs, outputs)
+    def submit(self, inputs: Mapping[str, Input], outputs: Mapping[str, NDArray]) -> Pending:
+        self.run(inputs, outputs)  # type: ignore[arg-type]  # it has no `gpu`: inputs are arrays
         return DONE
 
     def close(self) -> None:

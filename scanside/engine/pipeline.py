@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -27,8 +26,8 @@ from scanside.engine.flow import Channel, Flow, Progress
 from scanside.engine.heatmaps import lesion_heatmap, representative_frame
 from scanside.engine.link import MAX_CANDIDATES, Candidate, Linked
 from scanside.engine.networks import Classifier, Segmenter
-from scanside.engine.runtime import Pending
-from scanside.engine.sections import Arrivals, Reformatter, SectionBatch
+from scanside.engine.runtime import DONE, Pending
+from scanside.engine.sections import Arrivals, HostVolume, Reformatter, SectionBatch, Source
 from scanside.engine.slots import drive
 from scanside.engine.support import Support
 from scanside.engine.triplets import CropRule, TripletBatch, triplet_batches
@@ -40,7 +39,6 @@ from scanside.report.model import Lesion, LesionMask
 
 QUEUED_BATCHES = 2
 EXPLANATIONS = ("none", "gradcam")
-MAX_IN_FLIGHT = 2
 QUEUED_RESULTS = 100_000
 """Results wait without bound: a stage that waits for frames must not hold up the one that segments them."""
 
@@ -50,7 +48,11 @@ OnLesions = Callable[[tuple[Lesion, ...]], object]
 
 @dataclass(frozen=True)
 class Findings:
-    """What one run found, and how its time was spent. `sections` counts those that were looked at in each plane."""
+    """What one run found, and how its time was spent.
+
+    `sections` counts those that were looked at in each plane, `blank_sections` those of them that were black and for
+    which the network's answer to black was taken. `fallbacks` says what was wanted and not possible.
+    """
 
     lesions: tuple[Lesion, ...]
     mask: LesionMask
@@ -60,6 +62,8 @@ class Findings:
     total_ms: float
     trace: tuple[Mapping[str, Any], ...]
     sections: Mapping[Plane, int]
+    blank_sections: Mapping[Plane, int]
+    fallbacks: tuple[str, ...] = ()
 
 
 class Looking(Protocol):
@@ -73,7 +77,7 @@ class Looking(Protocol):
     def total(self) -> int:
         """How many sections will be looked at, as far as is known."""
 
-    def stages(self, voxels: Voxels, arrivals: Arrivals, cut: Channel[SectionBatch]) -> None:
+    def stages(self, source: Source, arrivals: Arrivals, cut: Channel[SectionBatch]) -> None:
         """Add the stages that cut sections into `cut`, and close it after the last."""
 
     def gather(self, answered: Channel[SectionBatch]) -> Iterator[Linked]:
@@ -83,28 +87,39 @@ class Looking(Protocol):
 POLICIES: Mapping[str, Callable[..., Looking]] = {"exact": Exact, "confirm": Confirm}
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A batch under way: what the network answers and, for sections that are blank, what it answers to black."""
+
+    batch: SectionBatch
+    pending: Pending
+    segmenter: Segmenter
+
+    def wait(self) -> None:
+        self.pending.wait()
+        if self.batch.blank:
+            self.batch.spread(self.segmenter.blank(*self.batch.window.shape))
+
+
 class OnRuntime:
-    """The segmenter as a `slots.Device`: at once on the processor's cores, a batch ahead where the runtime queues."""
+    """The segmenter as a `slots.Device`: at once on the processor's cores, ahead where the runtime queues."""
 
     def __init__(self, segmenter: Segmenter, flow: Flow) -> None:
         self._segmenter, self._flow = segmenter, flow
-        self._running: deque[Pending] = deque()
+        self.blank: Counter[Plane] = Counter()
+        """Sections that no network was asked about."""
         self.depth = 1
         """Known with the first batch: the runtime says how many it can have under way."""
 
-    def submit(self, batch: SectionBatch) -> None:
-        with self._flow.trace.span("segment", plane=batch.plane.value, first=batch.first, count=batch.count):
-            self._running.append(self._segmenter.submit(batch.pixels, batch.probability))
-        self.depth = min(MAX_IN_FLIGHT, self._segmenter.in_flight(batch.pixels))
-
-    def wait(self, batch: SectionBatch) -> None:
-        self._running.popleft().wait()
-
-    def settle(self) -> None:
-        """Wait for what is still under way: its buffers must not be freed before."""
-        while self._running:
-            with suppress(EngineError):  # another error is on its way, or nobody listens any more
-                self._running.popleft().wait()
+    def submit(self, batch: SectionBatch) -> Pending:
+        seen = len(batch.seen)
+        pending: Pending = DONE
+        with self._flow.trace.span("segment", plane=batch.plane.value, first=batch.first, count=batch.count, seen=seen):
+            if seen:
+                pending = self._segmenter.submit(batch.pixels, batch.probability[:seen])
+        self.blank[batch.plane] += batch.count - seen
+        self.depth = self._segmenter.in_flight(*batch.window.shape)
+        return Answer(batch, pending, self._segmenter)
 
 
 class Run:
@@ -143,8 +158,12 @@ class Run:
         self.flow = Flow(progress, cancel)
         self.arrivals = Arrivals(self.flow, geometry.shape[0])
         self.warnings: list[str] = []
+        self.fallbacks: list[str] = []
+        self._segmenter, self._grids = segmenter, grids
         self._classifier, self._on_lesions = classifier, on_lesions
-        reformatter = Reformatter(self.flow, grids, batch=spec.batch, size_multiple=spec.size_multiple)
+        reformatter = Reformatter(
+            self.flow, grids, batch=spec.batch, size_multiple=spec.size_multiple, in_flight=segmenter.in_flight
+        )
         self._looking = POLICIES[policy](self.flow, grids, spec, reformatter)
         self._device = OnRuntime(segmenter, self.flow)
         self._linked: Linked | None = None
@@ -173,12 +192,15 @@ class Run:
         linked: Channel[Candidates] = flow.channel(QUEUED_RESULTS)
         cropped: Channel[tuple[Candidates, Box | None, TripletBatch | None]] = flow.channel(QUEUED_BATCHES)
         flow.stage("decode", lambda: self._decode(decode))
-        self._looking.stages(self.voxels, self.arrivals, cut)
-        flow.stage("segment", lambda: self._segment(cut, answered), closes=answered)
-        flow.stage("components", lambda: self._gather(answered, linked), closes=linked)
-        flow.stage("crop", lambda: self._crop(linked, cropped), closes=cropped)
-        flow.stage("classify", lambda: self._classify(cropped))
-        flow.run()
+        with self._segmenter.source(self._grids, self.voxels) as source:
+            self._looking.stages(source, self.arrivals, cut)
+            flow.stage("segment", lambda: self._segment(cut, answered), closes=answered)
+            flow.stage("components", lambda: self._gather(answered, linked), closes=linked)
+            flow.stage("crop", lambda: self._crop(linked, cropped), closes=cropped)
+            flow.stage("classify", lambda: self._classify(cropped))
+            flow.run()
+        if isinstance(source, HostVolume) and source.remark:
+            self.fallbacks.append(source.remark)
         return self._findings()
 
     def _decode(self, decode: Callable[[], None]) -> None:
@@ -197,10 +219,7 @@ class Run:
             answered.put(batch)
             self.flow.report("segment", done, self._looking.total)
 
-        try:
-            drive(cut, self._device, hand_on)
-        finally:
-            self._device.settle()
+        drive(cut, self._device, hand_on)
 
     def _gather(self, answered: Channel[SectionBatch], linked: Channel[Candidates]) -> None:
         for found in self._looking.gather(answered):
@@ -281,6 +300,8 @@ class Run:
             total_ms=trace.total_ms,
             trace=trace.events(),
             sections=self.sections,
+            blank_sections=dict(self._device.blank),
+            fallbacks=tuple(self.fallbacks),
         )
 
 

@@ -310,7 +310,7 @@ class Predictor:
 
     def report(self, info: VolumeInfo, found: Findings, *, missing: int = 0) -> Report:
         """The report of one run; `missing` frames never came."""
-        manifest = self.pack.manifest
+        manifest, device = self.pack.manifest, self.device
         return Report(
             software={"name": "scanside", "version": scanside.__version__},
             pack=PackRecord(manifest.name, manifest.version, self.pack.sha256),
@@ -325,7 +325,12 @@ class Predictor:
                 warnings=(*info.warnings, *found.warnings),
                 missing_frames=missing,
             ),
-            device=replace(self.device, sections={plane.value: n for plane, n in found.sections.items()}),
+            device=replace(
+                device,
+                fallbacks=tuple(dict.fromkeys((*device.fallbacks, *found.fallbacks))),
+                sections={plane.value: n for plane, n in found.sections.items()},
+                blank_sections={plane.value: n for plane, n in found.blank_sections.items()},
+            ),
             lesions=found.lesions,
             timing_ms=Timing(found.total_ms, found.busy_ms),
             geometry=info.geometry,

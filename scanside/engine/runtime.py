@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scanside.errors import EngineError
+
+if TYPE_CHECKING:
+    from scanside.engine.cuda import Buffer, Device, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,27 @@ class TensorSpec:
     name: str
     dtype: np.dtype
     shape: tuple[int | None, ...]
+
+
+class Made(Protocol):
+    """An input that a GPU makes in the runtime's own buffer. Only a runtime that has a `gpu` takes it, and on that."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice) -> Made:
+        """Some of its items."""
+
+    def make(self, buffer: Buffer, stream: Stream) -> None:
+        """Give the work to `stream`; it fills `buffer` from the beginning."""
+
+
+Input = NDArray | Made
 
 
 class Pending(Protocol):
@@ -53,6 +77,11 @@ class Runtime(Protocol):
     def device_name(self) -> str:
         """The processor or GPU that computes."""
 
+    @property
+    def gpu(self) -> Device | None:
+        """The GPU whose memory its inputs may be made in (see `Made`); None: inputs are arrays."""
+        return None
+
     fallbacks: tuple[str, ...]
     """What was wanted and not possible, one line each, for the report."""
 
@@ -73,8 +102,10 @@ class Runtime(Protocol):
             A tensor of another name, dtype or shape, or a failure inside the runtime.
         """
 
-    def submit(self, inputs: Mapping[str, NDArray], outputs: Mapping[str, NDArray]) -> Pending:
-        """Start what `run` does. A runtime on the processor is done when this returns; one on a GPU goes on working.
+    def submit(self, inputs: Mapping[str, Input], outputs: Mapping[str, NDArray]) -> Pending:
+        """Start what `run` does, also with inputs that are `Made`.
+
+        A runtime on the processor is done when this returns; one on a GPU goes on working.
 
         Raises
         ------
@@ -99,7 +130,7 @@ DONE = Done()
 def require_tensors(
     graph: str,
     inputs: tuple[TensorSpec, ...],
-    given: Mapping[str, NDArray],
+    given: Mapping[str, Input],
     outputs: tuple[TensorSpec, ...],
     taken: Mapping[str, NDArray],
 ) -> None:
@@ -112,11 +143,11 @@ def require_tensors(
     """
     _require(graph, inputs, given)
     _require(graph, tuple(spec for spec in outputs if spec.name in taken) or outputs, taken)
-    if len({array.shape[0] for array in (*given.values(), *taken.values()) if array.ndim}) > 1:
+    if len({array.shape[0] for array in (*given.values(), *taken.values()) if array.shape}) > 1:
         raise EngineError("inputs and outputs differ in batch size", where=graph)
 
 
-def _require(graph: str, specs: tuple[TensorSpec, ...], arrays: Mapping[str, NDArray]) -> None:
+def _require(graph: str, specs: tuple[TensorSpec, ...], arrays: Mapping[str, Input]) -> None:
     if {spec.name for spec in specs} != set(arrays):
         expected = ", ".join(spec.name for spec in specs)
         raise EngineError("other tensors than the graph's", where=graph, expected=expected, found=", ".join(arrays))
@@ -125,7 +156,8 @@ def _require(graph: str, specs: tuple[TensorSpec, ...], arrays: Mapping[str, NDA
         fits = len(array.shape) == len(spec.shape) and all(
             size in (None, n) for size, n in zip(spec.shape, array.shape, strict=True)
         )
-        if array.dtype != spec.dtype or not fits or not array.flags.c_contiguous:
+        contiguous = not isinstance(array, np.ndarray) or array.flags.c_contiguous
+        if array.dtype != spec.dtype or not fits or not contiguous:
             raise EngineError(
                 "a tensor does not fit the graph",
                 where=f"{graph}: {spec.name}",

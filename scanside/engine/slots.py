@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
 from scanside.engine.flow import Channel, Flow
+from scanside.engine.runtime import Pending
 from scanside.errors import EngineError
 
 
@@ -113,31 +115,33 @@ class Device(Protocol[W_contra]):
     def depth(self) -> int:
         """How many slots may be submitted and not yet awaited, at least 1."""
 
-    def submit(self, work: W_contra) -> None:
-        """Begin; return at once where the device runs by itself."""
-
-    def wait(self, work: W_contra) -> None:
-        """Return when the answer of a submitted slot is in its buffers."""
+    def submit(self, work: W_contra) -> Pending:
+        """Begin; return at once where the device runs by itself. The answer is in the slot's buffers after `wait`."""
 
 
 def drive(ready: Channel[W], device: Device[W], done: Callable[[W], None]) -> None:
     """Run everything that comes through `ready` on `device`, and hand it to `done` in the same order.
 
     The device is kept fed while work is ready, and its oldest answer is fetched as soon as nothing is. The loop ends
-    when the channel is closed and everything submitted has been handed on.
+    when the channel is closed and everything submitted has been handed on. However it ends, nothing is under way then:
+    buffers that a device still writes to must not be freed.
     """
-    running: deque[W] = deque()
-    while True:
-        while len(running) < device.depth:
-            work = ready.poll() if running else ready.get()
-            if work is None:
-                break
-            work.slot.enter(SlotState.RUNNING)
-            device.submit(work)
-            running.append(work)
-        if not running:
-            return
-        work = running.popleft()
-        device.wait(work)
-        work.slot.enter(SlotState.DONE)
-        done(work)
+    running: deque[tuple[W, Pending]] = deque()
+    try:
+        while True:
+            while len(running) < device.depth:
+                work = ready.poll() if running else ready.get()
+                if work is None:
+                    break
+                work.slot.enter(SlotState.RUNNING)
+                running.append((work, device.submit(work)))
+            if not running:
+                return
+            work, pending = running.popleft()
+            pending.wait()
+            work.slot.enter(SlotState.DONE)
+            done(work)
+    finally:
+        for _, pending in running:
+            with suppress(Exception):  # another error is on its way
+                pending.wait()

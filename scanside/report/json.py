@@ -76,6 +76,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "name": device.name,
             "fallbacks": list(device.fallbacks),
             "sections": {str(plane): int(n) for plane, n in device.sections.items()},
+            "blank_sections": {str(plane): int(n) for plane, n in device.blank_sections.items()},
         },
         "lesions": [lesion_json(lesion) for lesion in report.lesions],
         "timing_ms": {
@@ -137,6 +138,7 @@ def from_json(data: Mapping[str, Any], *, geometry: Geometry | None = None, mask
                 device["name"],
                 tuple(device["fallbacks"]),
                 {k: int(v) for k, v in device["sections"].items()},
+                {k: int(v) for k, v in device["blank_sections"].items()},
             ),
             lesions=tuple(_lesion_from(entry) for entry in data["lesions"]),
             timing_ms=Timing(float(timing["total"]), {k: float(v) for k, v in timing["stages"].items()}),

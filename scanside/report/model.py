@@ -105,7 +105,8 @@ class DeviceRecord:
     """What really ran: e.g. runtime "onnxruntime/cpu", precision "fp32", policy "exact", name "AMD EPYC".
 
     `sections` counts the sections that were looked at, by plane; under ``confirm`` one seen through two windows counts
-    twice.
+    twice. `blank_sections` counts those of them that were black all over: for them stands the network's answer to
+    black, computed once.
     """
 
     runtime: str
@@ -114,6 +115,7 @@ class DeviceRecord:
     name: str
     fallbacks: tuple[str, ...]
     sections: Mapping[str, int] = field(default_factory=dict)
+    blank_sections: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

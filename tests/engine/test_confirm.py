@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.pipeline import Findings, find_lesions
 from scanside.engine.regions import Region
 from scanside.engine.runtime import DONE, Pending
-from scanside.engine.sections import Arrivals, Reformatter
+from scanside.engine.sections import Arrivals, HostVolume, Reformatter, Source
 from scanside.engine.slots import SlotState
 from scanside.engine.support import section_geometry
 from scanside.exam.geometry import Geometry
@@ -52,8 +53,16 @@ class Answers:
         self.run(pixels, probability)
         return DONE
 
-    def in_flight(self, pixels: np.ndarray) -> int:
+    def in_flight(self, height: int, width: int) -> int:
         return 1
+
+    def source(self, grids: object, voxels: np.ndarray) -> AbstractContextManager[Source]:
+        return nullcontext(HostVolume(voxels))
+
+    def blank(self, height: int, width: int) -> np.ndarray:
+        answer = np.empty((1, 1, height, width), np.uint8)
+        self.run(np.zeros_like(answer), answer)
+        return answer[0, 0]
 
 
 def above(grey: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -203,7 +212,7 @@ def test_a_window_is_a_part_of_its_section_and_needs_no_other_frames(low: tuple,
         for axis, corner, size in zip((grid.plane.rows, grid.plane.columns), window.corner, window.shape, strict=True):
             assert corner <= low[axis]
             assert high[axis] <= corner + size
-        for batch in reformatter.cut(early, window, Arrivals(flow, len(voxels))):
+        for batch in reformatter.cut(HostVolume(early), window, Arrivals(flow, len(voxels))):
             for i in range(batch.count):
                 section = grid.section(voxels, window.sections[batch.first + i])
                 assert np.array_equal(

@@ -14,6 +14,7 @@ from scanside.engine.flow import STAGES, Progress
 from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.pipeline import Findings, find_lesions
 from scanside.errors import Cancelled, EngineError
+from scanside.exam.planes import Plane
 from scanside.exam.volume import Volume
 from scanside.pack import load_pack
 
@@ -111,6 +112,32 @@ def test_time_trace_and_progress(
     assert found.total_ms > found.busy_ms["segment"]
     sections = sum(e["args"]["count"] for e in found.trace if e["ph"] == "X" and e["name"] == "segment")
     assert sections == last["segment"].total
+
+
+@pytest.mark.parametrize("policy", ["exact", "confirm"])
+@pytest.mark.parametrize("seed", range(3))
+def test_black_sections_change_nothing(
+    blob_volume: BlobVolume,
+    networks: tuple[Segmenter, Classifier],
+    monkeypatch: pytest.MonkeyPatch,
+    policy: str,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    voxels = blob_volume.voxels.copy()
+    voxels[rng.random(len(voxels)) < 0.3] = 0  # frames that never came
+    voxels[:, : rng.integers(3)] = 0
+    voxels[..., -rng.integers(1, 9) :] = 0
+    volume = Volume.from_array(voxels, blob_volume.volume().geometry.spacing_mm)
+    found = find_lesions(volume, *networks, threads=1, policy=policy)
+    assert found.blank_sections[Plane.TRANSVERSE] > 0
+    asked = sum(e["args"]["seen"] for e in found.trace if e["ph"] == "X" and e["name"] == "segment")
+    assert asked == sum(found.sections.values()) - sum(found.blank_sections.values())
+    monkeypatch.setattr("cv2.hasNonZero", lambda pixels: True)
+    every = find_lesions(volume, *networks, threads=1, policy=policy)
+    assert_same(found, every)
+    assert found.sections == every.sections
+    assert not any(every.blank_sections.values())
 
 
 @pytest.mark.parametrize("value", [0, 90])

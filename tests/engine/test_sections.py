@@ -6,9 +6,11 @@ import threading
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scanside.engine.flow import Flow, Stopped
-from scanside.engine.sections import BLOCK_COLUMNS, Arrivals, Reformatter, native_slices, padded_shape
+from scanside.engine.sections import BLOCK_COLUMNS, Arrivals, HostVolume, Reformatter, native_slices, padded_shape
 from scanside.engine.slots import SlotState
 from scanside.exam.geometry import Geometry
 from scanside.exam.planes import Plane, SectionGrid
@@ -45,7 +47,7 @@ def test_batches_are_padded_sections_in_order(voxels: np.ndarray, batch: int) ->
     arrivals = Arrivals(flow, len(voxels))
     arrivals.mark_all()
     seen, largest = [], 0
-    for cut in reformatter.batches(voxels, arrivals, Plane):
+    for cut in reformatter.batches(HostVolume(voxels), arrivals, Plane):
         grid = GRIDS[cut.plane]
         assert cut.pixels.shape == cut.probability.shape == (cut.count, 1, *padded_shape(grid.shape, 32))
         for i in range(cut.count):
@@ -66,11 +68,33 @@ def test_batches_are_padded_sections_in_order(voxels: np.ndarray, batch: int) ->
 def test_transverse_sections_are_cut_before_the_last_frame_is_there(voxels: np.ndarray) -> None:
     flow = Flow()
     arrivals = Arrivals(flow, len(voxels))
-    batches = Reformatter(flow, GRIDS, batch=2, size_multiple=32).batches(voxels, arrivals, Plane)
+    batches = Reformatter(flow, GRIDS, batch=2, size_multiple=32).batches(HostVolume(voxels), arrivals, Plane)
     for k in (1, 0):
         arrivals.mark(k)
     first = next(batches)
     assert (first.plane, first.first, first.count) == (Plane.TRANSVERSE, 0, 2)
+
+
+@given(shown=st.lists(st.booleans(), min_size=1, max_size=12), batch=st.integers(1, 13))
+def test_what_is_seen_is_packed_and_answers_go_back_to_their_rows(shown: list[bool], batch: int) -> None:
+    voxels = np.zeros((len(shown), 4, 4), np.uint8)
+    voxels[shown] = 1 + np.flatnonzero(shown)[:, None, None]
+    grids = {Plane.TRANSVERSE: SectionGrid.over(Geometry(voxels.shape, (1.0, 1.0, 1.0)), Plane.TRANSVERSE, 1.0, 1.0)}
+    flow = Flow()
+    arrivals = Arrivals(flow, len(voxels))
+    arrivals.mark_all()
+    answers: list[int] = []
+    for cut in Reformatter(flow, grids, batch=batch, size_multiple=4).batches(HostVolume(voxels), arrivals, grids):
+        assert cut.pixels.all()
+        cut.probability[: len(cut.seen)] = 2 * cut.pixels
+        cut.probability[len(cut.seen) :] = 99  # left over from another batch
+        cut.spread(np.full((4, 4), 200, np.uint8))
+        answers += cut.probability[:, 0, 0, 0].tolist()
+        assert (cut.probability == cut.probability[:, :, :1, :1]).all()
+        for state in (SlotState.RUNNING, SlotState.DONE):
+            cut.slot.enter(state)
+        cut.release()
+    assert answers == [2 * (k + 1) if here else 200 for k, here in enumerate(shown)]
 
 
 def test_a_stop_ends_the_wait_for_frames(voxels: np.ndarray) -> None:

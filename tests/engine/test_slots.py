@@ -28,17 +28,16 @@ class FakeDevice:
         self.flying = self.most = 0
         self._fail_submit, self._fail_wait = fail_submit, fail_wait
         self._rng = random.Random(seed)
-        self._answers: dict[int, threading.Event] = {}
         self._timers: list[threading.Timer] = []
 
-    def submit(self, work: Item) -> None:
+    def submit(self, work: Item) -> Answer:
         if work.number == self._fail_submit:
             raise EngineError("the device refused")
         assert work.slot.state is SlotState.RUNNING
         self.log.append(("submit", work.number))
         self.flying += 1
         self.most = max(self.most, self.flying)
-        answered = self._answers[work.number] = threading.Event()
+        answered = threading.Event()
 
         def answer() -> None:
             work.slot.buffers[0] *= 2
@@ -47,17 +46,28 @@ class FakeDevice:
         timer = threading.Timer(self._rng.random() * 0.004, answer)
         self._timers.append(timer)
         timer.start()
+        return Answer(self, work.number, answered)
 
-    def wait(self, work: Item) -> None:
-        if work.number == self._fail_wait:
-            raise EngineError("the device died")
-        assert self._answers[work.number].wait(10)
-        self.log.append(("wait", work.number))
+    def fetch(self, number: int, answered: threading.Event) -> None:
+        assert answered.wait(10)
         self.flying -= 1
+        if number == self._fail_wait:
+            raise EngineError("the device died")
+        self.log.append(("wait", number))
 
     def join(self) -> None:
         for timer in self._timers:
             timer.join()
+
+
+@dataclass(frozen=True)
+class Answer:
+    device: FakeDevice
+    number: int
+    answered: threading.Event
+
+    def wait(self) -> None:
+        self.device.fetch(self.number, self.answered)
 
 
 def run(device: FakeDevice, items: int, *, slots: int = 3, flow: Flow | None = None, stop_after: int = -1) -> list[int]:
@@ -136,6 +146,7 @@ def test_a_device_that_fails_ends_the_run(how: dict[str, int]) -> None:
     device = FakeDevice(2, **how)
     with pytest.raises(EngineError, match="the device"):
         run(device, 20)
+    assert device.flying == 0  # what was under way has been waited for
     assert not [t for t in threading.enumerate() if t.name.startswith("scanside")]
 
 

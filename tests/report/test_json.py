@@ -136,7 +136,7 @@ def test_keys_are_exactly_those_of_the_contract(example):
         "missing_frames",
         "warnings",
     }
-    assert set(data["device"]) == {"runtime", "precision", "policy", "name", "fallbacks", "sections"}
+    assert set(data["device"]) == {"runtime", "precision", "policy", "name", "fallbacks", "sections", "blank_sections"}
     assert set(data["lesions"][0]) == {
         "id",
         "box_mm",

@@ -7,11 +7,11 @@ import weakref
 from collections.abc import Mapping
 
 from scanside.engine.cuda import Device, shared_device
+from scanside.engine.cuda_runtime import CudaRuntime
 from scanside.engine.tensorrt.cache import KERNELS_SUFFIX, PlanCache
 from scanside.engine.tensorrt.module import TensorRt, require
 from scanside.engine.tensorrt.plan import BuildOptions, PlanKey, StoredPlan
 from scanside.engine.tensorrt.plans import Target, ensure_plan, key_of, options_of, require_plan, target_of
-from scanside.engine.tensorrt.runtime import TensorRtRuntime
 from scanside.engine.tensorrt.session import Engine
 from scanside.errors import OutputError
 from scanside.pack import ClassifierSpec, SegmenterSpec
@@ -29,7 +29,7 @@ def load_tensorrt(
     cache: PlanCache | None = None,
     trt: TensorRt | None = None,
     device: Device | None = None,
-) -> TensorRtRuntime:
+) -> CudaRuntime:
     """The runtime of one network at one size.
 
     A plan that is missing is built here only by a module that builds ahead of time, in seconds (RTX); `tensorrt`
@@ -42,7 +42,7 @@ def load_tensorrt(
     spec : SegmenterSpec or ClassifierSpec
         Says which network it is, and its shapes.
     dims : mapping
-        See `TensorRtRuntime`.
+        See `CudaRuntime`.
     cache, trt, device
         This user's plan cache, the installed module and the first GPU if None.
 
@@ -68,7 +68,7 @@ def load_tensorrt(
         if plan is None:
             plan = require_plan(cache, key)
         engine = _opened(trt, device, cache, plan)
-    runtime = TensorRtRuntime(engine, precision, dims, remarks=remarks)
+    runtime = CudaRuntime(engine, precision, dims, remarks=remarks)
     try:
         engine.keep_runtime_cache(lambda content: cache.store_blob(_runtime_cache_file(plan), content))
     except OutputError as error:

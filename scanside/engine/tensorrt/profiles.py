@@ -1,8 +1,9 @@
 """The shapes a plan is built for: one optimisation profile a section size, and one wide profile for every other.
 
 TensorRT chooses kernels a profile. A profile whose height and width are fixed gets kernels for exactly that size, and
-profiles of one plan share their weights, so the sections of a standard exam (every benchmark's) each have one. The last
-profile is a range: any exam runs on the same plan, with kernels that suit a range less well. A classifier has one.
+profiles of one plan share their weights, so the sections of a standard exam (every benchmark's) each have one, and so
+have the windows that policy `confirm` cuts of them. The last profile is a range: any exam runs on the same plan, with
+kernels that suit a range less well. A classifier has one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from scanside.engine.confirm import WINDOW_SIDES, window_shape
 from scanside.engine.sections import padded_shape
 from scanside.errors import UsageError
 from scanside.exam.geometry import Geometry
@@ -56,9 +58,13 @@ class Batch:
             )
         return cls(*numbers)
 
-    def of_larger(self, size: int, than: int) -> Batch:
-        """As many items of `size` as have no more of it together than these have with `than` each; at least 1."""
-        return Batch(*(max(1, number * than // size) for number in (self.fewest, self.best, self.most)))
+    def of_size(self, size: int, instead_of: int) -> Batch:
+        """As many items of `size` as have no more of it together than these with `instead_of` each; at least 1.
+
+        Of smaller items that is more, but a run may still be as short as before.
+        """
+        fewest, best, most = (max(1, n * instead_of // size) for n in (self.fewest, self.best, self.most))
+        return Batch(min(fewest, self.fewest), best, most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,23 +96,23 @@ class Profile:
 
 
 def segmenter_profiles(spec: SegmenterSpec, batch: Batch | None = None) -> tuple[Profile, ...]:
-    """A profile for each section size of the standard exam, then the wide one.
+    """A profile for each size of the standard exam's sections and of the windows in them, then the wide one.
 
-    `batch` counts sections of the smallest size; larger ones get as many as have no more pixels together, which is how
-    the pipeline fills batches. The pack's batch if None.
+    `batch` counts sections of the smallest size; others get as many as have no more pixels together, which is how the
+    pipeline fills batches. The pack's batch if None.
     """
     batch = batch or Batch(1, spec.batch, spec.batch)
     sizes = standard_sections(spec)
     smallest = min(height * width for height, width in sizes)
     profiles = []
-    for height, width in sizes:
-        scaled = batch.of_larger(height * width, smallest)
+    for height, width in (*sizes, *standard_windows(spec)):
+        scaled = batch.of_size(height * width, smallest)
         shapes = tuple((count, 1, height, width) for count in (scaled.fewest, scaled.best, scaled.most))
         profiles.append(Profile({spec.input: shapes}))  # type: ignore[dict-item]
     multiple = spec.size_multiple
     widest = max(multiple, round(WIDEST_MM / spec.pitch_mm / multiple) * multiple)
     largest = max(sizes, key=lambda size: size[0] * size[1])
-    common = batch.of_larger(largest[0] * largest[1], smallest)
+    common = batch.of_size(largest[0] * largest[1], smallest)
     wide = (
         (1, 1, multiple, multiple),
         (common.best, 1, *largest),
@@ -124,9 +130,25 @@ def classifier_profiles(spec: ClassifierSpec, batch: Batch | None = None) -> tup
 
 def standard_sections(spec: SegmenterSpec) -> tuple[tuple[int, int], ...]:
     """The padded (height, width) of the standard exam's sections, each size once, in the order of the planes."""
+    return tuple(dict.fromkeys(_standard_shapes(spec).values()))
+
+
+def standard_windows(spec: SegmenterSpec) -> tuple[tuple[int, int], ...]:
+    """The (height, width) of the windows that `confirm` cuts of those sections, where they are not whole sections."""
+    shapes = _standard_shapes(spec)
+    wanted = (
+        window_shape(shapes[plane], side, spec.size_multiple)
+        for side in WINDOW_SIDES
+        for plane in shapes
+        if plane is not Plane.TRANSVERSE
+    )
+    return tuple(shape for shape in dict.fromkeys(wanted) if shape not in shapes.values())
+
+
+def _standard_shapes(spec: SegmenterSpec) -> dict[Plane, tuple[int, int]]:
     extents = zip(STANDARD_EXTENT_MM, STANDARD_SHAPE, strict=True)
     geometry = Geometry(STANDARD_SHAPE, tuple(extent / count for extent, count in extents))  # type: ignore[arg-type]
     grids = (
         SectionGrid.over(geometry, plane, spec.pitch_mm, spec.every_mm) for plane in Plane if plane.value in spec.planes
     )
-    return tuple(dict.fromkeys(padded_shape(grid.shape, spec.size_multiple) for grid in grids))
+    return {grid.plane: padded_shape(grid.shape, spec.size_multiple) for grid in grids}

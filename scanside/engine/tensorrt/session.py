@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scanside.engine.cuda import Device
+from scanside.engine.cuda import Buffer, Device, Stream
 from scanside.engine.runtime import TensorSpec
 from scanside.engine.tensorrt.module import TensorRt
 from scanside.engine.tensorrt.monitor import Log, logger
@@ -16,7 +16,7 @@ from scanside.errors import EngineError
 
 
 class Engine:
-    """A deserialized plan on a GPU, shared by all sessions of its network.
+    """A deserialized plan on a GPU, shared by all sessions of its network; a `cuda_worker.Network`.
 
     Parameters
     ----------
@@ -74,7 +74,11 @@ class Engine:
             remedy="run with device cpu",
         )
 
-    def context(self, profile: int, shapes: Mapping[str, Shape], stream: int) -> Any:
+    @property
+    def name(self) -> str:
+        return self.trt.runtime
+
+    def program(self, profile: int, shapes: Mapping[str, Shape], stream: Stream) -> Context:
         """An execution context of `profile` with its input shapes set and no device memory yet.
 
         Raises
@@ -90,10 +94,10 @@ class Engine:
         if context is None:
             raise self.error("an execution context cannot be made", "no reason given")
         if profile != 0 or len(self.profiles) > 1:
-            self.call("the profile cannot be chosen", context.set_optimization_profile_async, profile, stream)
+            self.call("the profile cannot be chosen", context.set_optimization_profile_async, profile, stream.handle)
         for name, shape in shapes.items():
             self.call(f"the shape of {name} is refused", context.set_input_shape, name, shape)
-        return context
+        return Context(self, context, stream)
 
     def call(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call TensorRT, whose refusals are False from some functions and exceptions from others.
@@ -166,3 +170,35 @@ class Engine:
             least, best, most = (tuple(dims) for dims in self._engine.get_tensor_profile_shape(spec.name, index))
             shapes[spec.name] = (least, best, most)
         return Profile(shapes)
+
+
+class Context:
+    """An execution context; a `cuda_worker.Program`."""
+
+    _MEMORY = "the context's memory cannot be set"
+
+    def __init__(self, engine: Engine, context: Any, stream: Stream) -> None:
+        self._engine, self._context, self._stream = engine, context, stream
+        self.memory = max(1, int(engine.call(self._MEMORY, context.update_device_memory_size_for_shapes)))
+
+    def use(self, memory: Buffer) -> None:
+        self._engine.call(self._MEMORY, self._context.set_device_memory, memory.address, memory.nbytes)
+
+    def shape(self, output: str) -> Shape:
+        return tuple(int(size) for size in self._context.get_tensor_shape(output))
+
+    def bind(self, buffers: Mapping[str, Buffer]) -> Callable[[], None]:
+        call, context, handle = self._engine.call, self._context, self._stream.handle
+
+        def enqueue() -> None:
+            for name, buffer in buffers.items():
+                call(f"the address of {name} is refused", context.set_tensor_address, name, buffer.address)
+            call("the run was refused", context.execute_async_v3, handle)
+
+        return enqueue
+
+    def refusal(self) -> str:
+        capturable = getattr(self._context, "is_stream_capturable", None)
+        if capturable is None or capturable(self._stream.handle):
+            return ""
+        return "TensorRT says the plan cannot be captured"

@@ -14,12 +14,16 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from scanside.engine.cuda_runtime import CudaRuntime
 from scanside.engine.cuda_stand_in import StandInDevice
+from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.tensorrt.cache import PlanCache
 from scanside.engine.tensorrt.module import TensorRt, installed
 from scanside.engine.tensorrt.plan import BuildOptions
+from scanside.engine.tensorrt.plans import options_of
 from scanside.engine.tensorrt.profiles import Profile
 from scanside.engine.tensorrt.session import Engine
+from scanside.pack import load_pack
 
 
 class Enum(enum.IntEnum):
@@ -278,8 +282,8 @@ class Fake(SimpleNamespace):
 
 @pytest.fixture
 def fake() -> Callable[..., Fake]:
-    def make(seed: int | None = None, memory: int = 1 << 30, name: str = "tensorrt") -> Fake:
-        device = StandInDevice(seed, memory)
+    def make(seed: int | None = None, memory: int = 1 << 30, name: str = "tensorrt", **faults: Any) -> Fake:
+        device = StandInDevice(seed, memory, **faults)
         api = FakeRtx(device) if name == "tensorrt_rtx" else FakeTensorRt(device)
         return Fake(api=api, trt=TensorRt(api, name, api.__version__), device=device)
 
@@ -369,3 +373,26 @@ def rtx() -> TensorRt:
     if not found:
         pytest.skip("tensorrt_rtx is not installed (scanside[plans]): no plan can be built without a GPU")
     return found[0]
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch, tiny_pack: Path) -> Callable[[Fake], tuple[Segmenter, Classifier]]:
+    """The tiny pack's networks on a fake TensorRT, sections cut on the stand-in."""
+
+    def make(fake: Fake) -> tuple[Segmenter, Classifier]:
+        engines: dict[bytes, Engine] = {}
+
+        def load(graph: bytes, *, spec: Any, dims: Any = None, **how: Any) -> CudaRuntime:
+            if graph not in engines:
+                plan = fake_plan(graph, [profile.to_json() for profile in options_of(spec).profiles])
+                engines[graph] = Engine(fake.trt, fake.device, plan, where=how["name"])
+            return CudaRuntime(engines[graph], "fp32", dims or {})
+
+        monkeypatch.setattr("scanside.engine.networks.load_runtime", load)
+        pack = load_pack(tiny_pack)
+        return (
+            Segmenter(pack.graph_bytes("segmenter"), pack.manifest.segmenter),
+            Classifier(pack.graph_bytes("classifier"), pack.manifest.classifier),
+        )
+
+    return make

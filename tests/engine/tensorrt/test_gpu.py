@@ -12,12 +12,12 @@ import pytest
 
 from scanside.engine.capabilities import tensorrt_runtime
 from scanside.engine.cuda import shared_device
+from scanside.engine.cuda_runtime import CudaRuntime
 from scanside.engine.predictor import load
 from scanside.engine.tensorrt.build import build_plan
 from scanside.engine.tensorrt.module import TensorRt, require
 from scanside.engine.tensorrt.plan import BuildOptions
 from scanside.engine.tensorrt.plans import build_pack, target_of
-from scanside.engine.tensorrt.runtime import TensorRtRuntime
 from scanside.engine.tensorrt.session import Engine
 from scanside.pack import load_pack
 
@@ -46,7 +46,7 @@ def toy(trt: TensorRt, graph: bytes, options: BuildOptions) -> Engine:
 def test_a_toy_answers_as_onnx_runtime_does(
     trt: TensorRt, toy_graph: bytes, toy_options: BuildOptions, toy_answer: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    runtime = TensorRtRuntime(toy(trt, toy_graph, toy_options), "fp32", {"height": 8, "width": 16})
+    runtime = CudaRuntime(toy(trt, toy_graph, toy_options), "fp32", {"height": 8, "width": 16})
     for count in (1, 4, 11):
         pixels = np.random.default_rng(count).integers(0, 256, (count, 1, 8, 16), np.uint8)
         answers = [np.zeros_like(pixels) for _ in range(6)]

@@ -13,6 +13,7 @@ import pytest
 
 from scanside.engine import onnxruntime as ort
 from scanside.engine.capabilities import capabilities
+from scanside.engine.cuda_runtime import CudaRuntime
 from scanside.engine.flow import Progress
 from scanside.engine.onnxruntime import CUDA, choose
 from scanside.engine.predictor import load
@@ -20,7 +21,6 @@ from scanside.engine.tensorrt.cache import PlanCache
 from scanside.engine.tensorrt.load import load_tensorrt
 from scanside.engine.tensorrt.plans import ensure_plan, key_of, options_of, target_of
 from scanside.engine.tensorrt.profiles import Batch
-from scanside.engine.tensorrt.runtime import TensorRtRuntime
 from scanside.errors import Cancelled, EngineError, NotBuiltError, ParityError
 from scanside.pack import load_pack
 
@@ -42,7 +42,7 @@ def built(machine: Fake, cache: PlanCache, pack: Path, *, driver: str = "13.0", 
         ensure_plan(machine.trt, cache, key, graph, options, target)
 
 
-def loaded(machine: Fake, cache: PlanCache, pack: Path) -> TensorRtRuntime:
+def loaded(machine: Fake, cache: PlanCache, pack: Path) -> CudaRuntime:
     opened = load_pack(pack)
     return load_tensorrt(
         opened.graph_bytes("segmenter"),
@@ -114,7 +114,7 @@ def test_one_engine_serves_all_sizes(fake: Callable[..., Fake], plan_cache: Plan
     machine = fake()
     built(machine, plan_cache, tiny_pack)
     one, other = loaded(machine, plan_cache, tiny_pack), loaded(machine, plan_cache, tiny_pack)
-    assert one._engine is other._engine
+    assert one._network is other._network
 
 
 # --- `--device cuda` ---

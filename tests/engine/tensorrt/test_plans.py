@@ -284,7 +284,7 @@ def test_two_builds_at_once_share_one_plan(rtx: TensorRt, tiny_pack: Path, tmp_p
 
 def test_inspecting_a_plan(rtx: TensorRt, run: Run, tiny_pack: Path, tmp_path: Path) -> None:
     assert run("build", tiny_pack, "--target", "SM86", "-q").exit_code == 0
-    plan = next((tmp_path / "cache" / "plans").glob("segmenter-*.plan"))
+    plan = next((tmp_path / "cache" / "plans").glob("segmenter-fp32-*.plan"))
     shown = run("inspect", plan)
     assert shown.exit_code == 0, shown.stderr
     assert "compute capability 8.6, driver any" in shown.stdout
@@ -302,7 +302,7 @@ def test_a_plan_that_is_not_ours_is_not_opened(
     rtx: TensorRt, run: Run, tiny_pack: Path, tmp_path: Path, damage: str
 ) -> None:
     assert run("build", tiny_pack, "--target", "SM86", "-q").exit_code == 0
-    plan = next((tmp_path / "cache" / "plans").glob("segmenter-*.plan"))
+    plan = next((tmp_path / "cache" / "plans").glob("segmenter-fp32-*.plan"))
     if damage == "foreign":  # a whole cache of another user, its key included, is as foreign as one plan
         plan = Path(shutil.copytree(plan.parent, tmp_path / "elsewhere")) / plan.name
     elif damage == "changed":

@@ -5,15 +5,25 @@ from pathlib import Path
 
 import pytest
 
-from scanside.engine.tensorrt.profiles import Batch, classifier_profiles, segmenter_profiles, standard_sections
+from scanside.engine.tensorrt.profiles import (
+    Batch,
+    classifier_profiles,
+    segmenter_profiles,
+    standard_sections,
+    standard_windows,
+)
 from scanside.errors import UsageError
 from scanside.pack import load_pack
 
 
-def test_the_shipped_pack_has_a_profile_a_section_size_and_a_wide_one() -> None:
+def test_the_shipped_pack_has_a_profile_a_section_or_window_size_and_a_wide_one() -> None:
     spec = load_pack().manifest.segmenter
     assert standard_sections(spec) == ((96, 256), (256, 256))
-    transverse, coronal, wide = segmenter_profiles(spec)
+    assert standard_windows(spec) == ((96, 96), (96, 160), (160, 160))
+    transverse, coronal, small, flat, large, wide = segmenter_profiles(spec)
+    assert small.shapes["pixels"] == ((1, 1, 96, 96), (21, 1, 96, 96), (21, 1, 96, 96))
+    assert flat.shapes["pixels"] == ((1, 1, 96, 160), (12, 1, 96, 160), (12, 1, 96, 160))
+    assert large.shapes["pixels"] == ((1, 1, 160, 160), (7, 1, 160, 160), (7, 1, 160, 160))
     assert transverse.shapes["pixels"] == ((1, 1, 96, 256), (8, 1, 96, 256), (8, 1, 96, 256))
     assert coronal.shapes["pixels"] == ((1, 1, 256, 256), (3, 1, 256, 256), (3, 1, 256, 256))
     assert wide.shapes["pixels"] == ((1, 1, 32, 32), (3, 1, 256, 256), (3, 1, 384, 384))

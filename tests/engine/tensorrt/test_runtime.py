@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from scanside.engine.cuda import OutOfDeviceMemory
+from scanside.engine.cuda_runtime import CudaRuntime
 from scanside.engine.cuda_stand_in import StandInDevice, StandInStream
-from scanside.engine.tensorrt.runtime import TensorRtRuntime
 from scanside.engine.tensorrt.session import Engine
 from scanside.errors import EngineError
 
@@ -27,7 +28,7 @@ def sections(count: int, seed: int = 1, height: int = 8, width: int = 16) -> np.
     return np.random.default_rng(seed).integers(0, 256, (count, 1, height, width), np.uint8)
 
 
-def run(runtime: TensorRtRuntime, pixels: np.ndarray) -> np.ndarray:
+def run(runtime: CudaRuntime, pixels: np.ndarray) -> np.ndarray:
     probability = np.full_like(pixels, 77)
     runtime.run({"pixels": pixels}, {"probability": probability})
     return probability
@@ -38,7 +39,7 @@ def run(runtime: TensorRtRuntime, pixels: np.ndarray) -> np.ndarray:
 def test_answers_are_those_of_onnx_runtime(
     fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer, seed: int | None, count: int
 ) -> None:
-    runtime = TensorRtRuntime(toy_engine(fake(seed)), "fp32", DIMS)
+    runtime = CudaRuntime(toy_engine(fake(seed)), "fp32", DIMS)
     pixels = sections(count)
     assert np.array_equal(run(runtime, pixels), toy_answer(pixels))
     assert runtime.fallbacks == ()
@@ -50,7 +51,7 @@ def test_answers_are_those_of_onnx_runtime(
 def test_slots_are_used_again_and_never_early(
     fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer, seed: int | None
 ) -> None:
-    runtime = TensorRtRuntime(toy_engine(fake(seed)), "fp32", DIMS, workers=2, slots=2)
+    runtime = CudaRuntime(toy_engine(fake(seed)), "fp32", DIMS, workers=2, slots=2)
     batches = [sections(1 + k % 4, seed=k) for k in range(12)]
     answers = [np.zeros_like(batch) for batch in batches]
     # Twelve runs in flight over four slots: submitting waits for the oldest slot, which is the back-pressure.
@@ -62,7 +63,7 @@ def test_slots_are_used_again_and_never_early(
 
 
 def test_many_threads_share_it(fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer) -> None:
-    runtime = TensorRtRuntime(toy_engine(fake(5)), "fp32", DIMS)
+    runtime = CudaRuntime(toy_engine(fake(5)), "fp32", DIMS)
     wrong: list[int] = []
 
     def work(k: int) -> None:
@@ -89,7 +90,7 @@ def test_a_forgotten_wait_shows(
 ) -> None:
     """The proof that the stand-in can fail: without an event's wait the answers are wrong."""
     machine = fake()
-    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS, workers=1)
+    runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS, workers=1)
     compute, out = list(machine.device.streams.values())[1:3]
     deaf = compute if forgotten.startswith("computing") else out
     wait = StandInStream.wait
@@ -102,7 +103,7 @@ def test_a_slot_used_too_early_shows(
     fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = fake()
-    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS, workers=1, slots=1)
+    runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS, workers=1, slots=1)
     pixels = sections(11)
     monkeypatch.setattr("scanside.engine.cuda_stand_in.StandInEvent.synchronize", lambda self: None)
     assert not np.array_equal(run(runtime, pixels), toy_answer(pixels))
@@ -110,7 +111,7 @@ def test_a_slot_used_too_early_shows(
 
 def test_fixed_shapes_replay_graphs(fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer) -> None:
     machine = fake(2)
-    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS, workers=1, slots=2)
+    runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS, workers=1, slots=2)
     launches = machine.device.launches
     assert launches == 2  # the comparison with the plain run, one a slot
     pixels = sections(9)
@@ -123,7 +124,7 @@ def test_a_graph_that_answers_otherwise_is_left_out(
 ) -> None:
     machine = fake()
     machine.api.broken_graphs = True
-    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
+    runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS)
     assert runtime.fallbacks == ("no CUDA graph: its answer was not the plain run's",)
     pixels = sections(5)
     assert np.array_equal(run(runtime, pixels), toy_answer(pixels))
@@ -143,7 +144,7 @@ def test_a_capture_that_fails_is_ended_and_left_out(
     engine = toy_engine(machine)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "error", lambda what, otherwise: (machine.api.refuse.clear(), EngineError(what))[1])
-        runtime = TensorRtRuntime(engine, "fp32", DIMS)
+        runtime = CudaRuntime(engine, "fp32", DIMS)
     assert runtime.fallbacks[0].startswith("no CUDA graph: the run was refused")
     assert all(stream.recording is None for stream in machine.device.streams.values())
     pixels = sections(5)
@@ -164,7 +165,7 @@ def test_every_refused_call_is_an_error(fake: Callable[..., Fake], toy_engine: M
     machine = fake()
     machine.api.refuse.add(call)
     with pytest.raises(EngineError, match=text) as caught:
-        TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
+        CudaRuntime(toy_engine(machine), "fp32", DIMS)
     assert "tensorrt 11.4.0.106, stand-in" in str(caught.value)
     assert "scanside build" in str(caught.value)
 
@@ -183,7 +184,7 @@ def test_a_call_that_throws_is_an_error_too(
         throwing,
     )
     with pytest.raises(EngineError, match=r"the profile cannot be chosen.*Error in set optimization profile async"):
-        TensorRtRuntime(engine, "fp32", DIMS)
+        CudaRuntime(engine, "fp32", DIMS)
 
 
 def test_a_run_refused_later_leaves_the_runtime_usable(
@@ -191,7 +192,7 @@ def test_a_run_refused_later_leaves_the_runtime_usable(
 ) -> None:
     machine = fake()
     machine.api.broken_graphs = True  # no graphs: runs are enqueued plainly
-    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS, workers=1)
+    runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS, workers=1)
     machine.api.refuse.add("execute_async_v3")
     with pytest.raises(EngineError, match=r"the run was refused.*the enqueue went wrong"):
         run(runtime, sections(6))
@@ -202,7 +203,7 @@ def test_a_run_refused_later_leaves_the_runtime_usable(
 
 def test_a_fault_on_the_gpu_is_raised_to_whoever_waits(fake: Callable[..., Fake], toy_engine: Make) -> None:
     machine = fake()
-    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
+    runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS)
     machine.api.fault = True
     pending = runtime.submit({"pixels": sections(2)}, {"probability": np.zeros((2, 1, 8, 16), np.uint8)})
     with pytest.raises(EngineError, match=r"work on the GPU failed.*an illegal instruction"):
@@ -213,7 +214,7 @@ def test_a_fault_on_the_gpu_is_raised_to_whoever_waits(fake: Callable[..., Fake]
 
 def test_less_memory_means_smaller_batches(fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer) -> None:
     machine = fake(memory=40_000)
-    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
+    runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS)
     assert runtime.batch == 2
     assert runtime.fallbacks == ("batch 2 instead of 4: the GPU has no more room",)
     pixels = sections(7)
@@ -225,9 +226,41 @@ def test_less_memory_means_smaller_batches(fake: Callable[..., Fake], toy_engine
 def test_no_room_for_one_item_is_one_error(fake: Callable[..., Fake], toy_engine: Make) -> None:
     machine = fake(memory=9_000)
     with pytest.raises(EngineError, match="the GPU has no room for a single batch") as caught:
-        TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
+        CudaRuntime(toy_engine(machine), "fp32", DIMS)
     assert "batch 1 on stand-in" in str(caught.value)
     assert machine.device.used == 0
+
+
+@pytest.mark.parametrize("fault", [EngineError, OutOfDeviceMemory])
+def test_a_fault_at_any_call_leaves_nothing_behind(
+    fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer, fault: type[EngineError]
+) -> None:
+    pixels, engine = sections(6), toy_engine(fake(3))
+
+    def use(machine: Fake) -> tuple[np.ndarray, tuple[str, ...]]:
+        engine.device = machine.device
+        engine.trt.api.device = machine.device
+        runtime = CudaRuntime(engine, "fp32", DIMS)
+        try:
+            return run(runtime, pixels), runtime.fallbacks
+        finally:
+            runtime.close()
+
+    whole = fake(3)
+    assert use(whole)[1] == ()
+    told = 0
+    for number in range(whole.device.calls.total()):
+        machine = fake(3, fail_at=number, fault=fault)
+        try:
+            answer, remarks = use(machine)
+        except EngineError as error:
+            assert error.what  # noqa: PT017 - any one
+        else:
+            told += 1
+            assert remarks, number
+            assert np.array_equal(answer, toy_answer(pixels))
+        assert not machine.device.alive
+    assert told > 0
 
 
 def test_the_exact_profile_comes_before_the_range(fake: Callable[..., Fake], toy_engine: Make) -> None:
@@ -239,7 +272,7 @@ def test_the_exact_profile_comes_before_the_range(fake: Callable[..., Fake], toy
 
 
 def test_another_size_runs_on_the_range(fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer) -> None:
-    runtime = TensorRtRuntime(toy_engine(fake(1)), "fp32", {"height": 20, "width": 12})
+    runtime = CudaRuntime(toy_engine(fake(1)), "fp32", {"height": 20, "width": 12})
     pixels = sections(5, height=20, width=12)
     assert np.array_equal(run(runtime, pixels), toy_answer(pixels))
 
@@ -268,7 +301,7 @@ def test_an_output_that_is_not_asked_for_is_not_fetched(
     machine = fake(4)
     profiles = [{"pixels": [[1, 1, 8, 16], [4, 1, 8, 16], [4, 1, 8, 16]]}]
     plan = plan_of(model.SerializeToString(), profiles)
-    runtime = TensorRtRuntime(Engine(machine.trt, machine.device, plan, where="two"), "fp32", DIMS)
+    runtime = CudaRuntime(Engine(machine.trt, machine.device, plan, where="two"), "fp32", DIMS)
     pixels = sections(6)
     mean, doubled = np.zeros(6, np.float32), np.zeros((6, 1, 8, 16), np.float32)
     runtime.run({"pixels": pixels}, {"mean": mean})
@@ -283,7 +316,7 @@ def test_an_output_that_is_not_asked_for_is_not_fetched(
 
 def test_wrong_tensors_and_a_closed_runtime_are_errors(fake: Callable[..., Fake], toy_engine: Make) -> None:
     machine = fake()
-    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
+    runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS)
     good = sections(2)
     with pytest.raises(EngineError, match="a tensor does not fit the graph"):
         runtime.run({"pixels": sections(2, width=20)}, {"probability": good.copy()})
@@ -298,14 +331,12 @@ def test_wrong_tensors_and_a_closed_runtime_are_errors(fake: Callable[..., Fake]
 
 def test_closing_in_another_thread_gives_everything_back(fake: Callable[..., Fake], toy_engine: Make) -> None:
     machine = fake()
-    runtime = TensorRtRuntime(toy_engine(machine), "fp32", DIMS)
+    runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS)
     run(runtime, sections(3))
     closing = threading.Thread(target=runtime.close)
     closing.start()
     closing.join()
-    assert machine.device.used == 0
-    assert machine.device.streams == {}
-    assert machine.device.freed_late == 0
+    assert not machine.device.alive
 
 
 def test_a_plan_that_tensorrt_refuses_is_one_error(fake: Callable[..., Fake]) -> None:

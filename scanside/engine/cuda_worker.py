@@ -1,26 +1,90 @@
-"""One execution context at work: pinned slots in a ring, and copies in, computing and copies out in three streams.
+"""One network at work on a GPU: pinned slots in a ring, and copies in, computing and copies out in three streams.
 
-A slot holds one batch from end to end. Its copy in runs in the first stream, its computing in the second after an event
-says that the copy is there, its copy out in the third after an event says that the answer is. So while slot 0 computes,
-slot 1 is filled and slot 2 emptied. A slot is used again only after its copy out has been waited for.
+What computes is a `Program`: TensorRT's execution context, or a session of ONNX Runtime. A slot holds one batch from
+end to end. Its copy in runs in the first stream, its computing in the second after an event says that the copy is
+there, its copy out in the third after an event says that the answer is. So while slot 0 computes, slot 1 is filled and
+slot 2 emptied. A slot is used again only after its copy out has been waited for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scanside.engine.cuda import Buffer, Event, Graph
-from scanside.engine.tensorrt.profiles import Shape
-from scanside.engine.tensorrt.session import Engine
+from scanside.engine.cuda import Buffer, Device, Event, Graph, Owned, Stream
+from scanside.engine.runtime import Input, TensorSpec
+from scanside.engine.tensorrt.profiles import Profile, Shape
 from scanside.errors import EngineError
 
 Tensors = Mapping[str, NDArray]
+
+
+class Program(Protocol):
+    """A network made ready to compute batches of one shape in one stream."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes of device memory it works in; 0 if it has its own."""
+
+    def use(self, memory: Buffer) -> None:
+        """Work in `memory`."""
+
+    def shape(self, output: str) -> Shape:
+        """The shape of an output for a full batch."""
+
+    def bind(self, buffers: Mapping[str, Buffer]) -> Callable[[], None]:
+        """What gives one run to the stream, from and into these buffers."""
+
+    def refusal(self) -> str:
+        """Why its runs cannot be captured in a CUDA graph; empty if they can."""
+
+
+class Network(Protocol):
+    """A network on a GPU, of which programs are made."""
+
+    @property
+    def name(self) -> str:
+        """Runtime and device, as it appears in the report."""
+
+    @property
+    def where(self) -> str:
+        """What errors call it."""
+
+    @property
+    def device(self) -> Device: ...
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def profiles(self) -> tuple[Profile, ...]: ...
+
+    def profile_for(self, shapes: Mapping[str, Shape]) -> int:
+        """The profile that takes inputs of these shapes.
+
+        Raises
+        ------
+        EngineError
+            None does.
+        """
+
+    def program(self, profile: int, shapes: Mapping[str, Shape], stream: Stream) -> Program:
+        """One that computes full batches of `shapes` in `stream`.
+
+        Raises
+        ------
+        EngineError
+            The runtime refuses a step.
+        """
 
 
 @dataclass
@@ -32,6 +96,7 @@ class _Slot:
     copied_in: Event
     computed: Event
     copied_out: Event
+    enqueue: Callable[[], None] = lambda: None
     graph: Graph | None = None
     job: Job | None = None
     outputs: Tensors = field(default_factory=dict)
@@ -60,11 +125,11 @@ class Job:
 
 
 class Worker:
-    """One execution context with its memory. One thread at a time is inside; others wait.
+    """One program with its memory. One thread at a time is inside; others wait.
 
     Parameters
     ----------
-    engine : Engine
+    network : Network
     profile : int
     shapes : mapping
         The shape of each input for a full batch. Shorter batches compute a full one and drop the rest, so every run
@@ -76,28 +141,30 @@ class Worker:
     OutOfDeviceMemory
         The GPU has no room.
     EngineError
-        TensorRT refuses a step.
+        The runtime refuses a step.
     """
 
-    def __init__(self, engine: Engine, profile: int, shapes: Mapping[str, Shape], slots: int) -> None:
-        self._engine = engine
-        self._device = device = engine.device
+    def __init__(self, network: Network, profile: int, shapes: Mapping[str, Shape], slots: int) -> None:
+        self._network = network
+        self._device = device = network.device
         self.batch = next(iter(shapes.values()))[0]
         self._lock = threading.RLock()
         self._next = 0
         self._slots: list[_Slot] = []
-        self._memory: Buffer | None = None
+        self._owned = Owned(device)
+        self._streams: list[Stream] = []
+        self._program: Program | None = None
         with device.active():
-            self._in, self._compute, self._out = device.stream(), device.stream(), device.stream()
-            self._context = engine.context(profile, shapes, self._compute.handle)
-            self._compute.synchronize()  # choosing a profile may copy
             try:
-                what = "the context's memory cannot be set"
-                size = engine.call(what, self._context.update_device_memory_size_for_shapes)
-                self._memory = device.allocate(max(1, int(size)))
-                engine.call(what, self._context.set_device_memory, self._memory.address, self._memory.nbytes)
+                for _ in range(3):
+                    self._streams.append(self._owned.push(device.stream()))
+                self._in, self._compute, self._out = self._streams
+                self._program = program = network.program(profile, shapes, self._compute)
+                self._compute.synchronize()  # making it may copy
+                if program.memory:
+                    program.use(self._owned.push(device.allocate(program.memory)))
                 for _ in range(slots):
-                    self._slots.append(self._slot(shapes))
+                    self._slots.append(self._slot(program, shapes))
             except BaseException:
                 self.close()
                 raise
@@ -107,13 +174,13 @@ class Worker:
         """Whether runs replay CUDA graphs."""
         return all(slot.graph is not None for slot in self._slots)
 
-    def submit(self, inputs: Tensors, outputs: Tensors) -> Job:
+    def submit(self, inputs: Mapping[str, Input], outputs: Tensors) -> Job:
         """Start a run of any number of items; waits only while every slot is taken.
 
         Raises
         ------
         EngineError
-            A call of CUDA or TensorRT failed.
+            A call of CUDA or of the runtime failed.
         """
         job = Job(self)
         total = len(next(iter(inputs.values())))
@@ -156,17 +223,17 @@ class Worker:
         rng = np.random.default_rng(0)
         with self._lock, self._device.active():
             for slot in self._slots:
-                for spec in self._engine.inputs:
+                for spec in self._network.inputs:
                     array = slot.host[spec.name]
                     array[...] = rng.integers(0, 256, array.shape).astype(array.dtype)
             plain = [self._trial(slot) for slot in self._slots]
-            capturable = getattr(self._context, "is_stream_capturable", None)
-            if capturable is not None and not capturable(self._compute.handle):
-                return "no CUDA graph: TensorRT says the plan cannot be captured"
+            refusal = self._program.refusal() if self._program is not None else ""
+            if refusal:
+                return f"no CUDA graph: {refusal}"
             try:
                 for slot in self._slots:
                     with self._device.capture(self._compute) as capture:
-                        self._enqueue(slot)
+                        slot.enqueue()
                     slot.graph = capture.graph
                 replayed = [self._trial(slot) for slot in self._slots]
             except EngineError as error:
@@ -180,53 +247,37 @@ class Worker:
     def close(self) -> None:
         """Wait for what runs and free everything. Safe to call twice."""
         with self._lock, self._device.active():
-            self._free()
+            self._settle()
+            self._forget_graphs()
+            self._slots, self._streams, self._program = [], [], None
+            self._owned.free()
 
-    def _free(self) -> None:
-        # A method of its own: pinned memory and events go with the last name that holds them, and PyCUDA can give them
-        # back only while the GPU is current in this thread.
-        for slot in self._slots:
-            self._empty(slot)
-        self._forget_graphs()
-        self._context = None
-        for slot in self._slots:
-            for buffer in slot.device.values():
-                buffer.free()
-        self._slots = []
-        if self._memory is not None:
-            self._memory.free()
-        for stream in (self._in, self._compute, self._out):
-            stream.free()
-
-    def _slot(self, shapes: Mapping[str, Shape]) -> _Slot:
-        device = self._device
-        sizes = dict(shapes)
-        for spec in self._engine.outputs:
-            sizes[spec.name] = tuple(int(size) for size in self._context.get_tensor_shape(spec.name))
-        dtypes = {spec.name: spec.dtype for spec in (*self._engine.inputs, *self._engine.outputs)}
-        slot = _Slot({}, {}, device.event(), device.event(), device.event())
-        try:
-            for name, shape in sizes.items():
-                slot.host[name] = device.pinned(shape, dtypes[name])
-                slot.host[name][...] = 0
-                slot.device[name] = device.allocate(slot.host[name].nbytes)
-                device.fill(slot.device[name], 0, self._in)
-        except BaseException:
-            for buffer in slot.device.values():
-                buffer.free()
-            raise
+    def _slot(self, program: Program, shapes: Mapping[str, Shape]) -> _Slot:
+        device, own = self._device, self._owned.push
+        sizes = {**shapes, **{spec.name: program.shape(spec.name) for spec in self._network.outputs}}
+        dtypes = {spec.name: spec.dtype for spec in (*self._network.inputs, *self._network.outputs)}
+        slot = _Slot({}, {}, own(device.event()), own(device.event()), own(device.event()))
+        for name, shape in sizes.items():
+            slot.host[name] = self._owned.pinned(shape, dtypes[name])
+            slot.host[name][...] = 0
+            slot.device[name] = own(device.allocate(slot.host[name].nbytes))
+            device.fill(slot.device[name], 0, self._in)
+        slot.enqueue = program.bind(slot.device)
         return slot
 
-    def _start(self, slot: _Slot, inputs: Tensors, outputs: Tensors) -> None:
+    def _start(self, slot: _Slot, inputs: Mapping[str, Input], outputs: Tensors) -> None:
         slot.outputs = outputs
-        for name, array in inputs.items():
-            pinned = slot.host[name][: len(array)]
-            np.copyto(pinned, array)
-            self._device.copy_in(slot.device[name], pinned, self._in)
+        for name, given in inputs.items():
+            if isinstance(given, np.ndarray):
+                pinned = slot.host[name][: len(given)]
+                np.copyto(pinned, given)
+                self._device.copy_in(slot.device[name], pinned, self._in)
+            else:
+                given.make(slot.device[name], self._in)
         slot.copied_in.record(self._in)
         self._compute.wait(slot.copied_in)
         if slot.graph is None:
-            self._enqueue(slot)
+            slot.enqueue()
         else:
             slot.graph.launch(self._compute)
         slot.computed.record(self._compute)
@@ -234,13 +285,6 @@ class Worker:
         for name, array in outputs.items():
             self._device.copy_out(slot.host[name][: len(array)], slot.device[name], self._out)
         slot.copied_out.record(self._out)
-
-    def _enqueue(self, slot: _Slot) -> None:
-        for name, buffer in slot.device.items():
-            self._engine.call(
-                f"the address of {name} is refused", self._context.set_tensor_address, name, buffer.address
-            )
-        self._engine.call("the run was refused", self._context.execute_async_v3, self._compute.handle)
 
     def _empty(self, slot: _Slot) -> None:
         """Wait for the slot's batch and hand the answer to the job it belongs to."""
@@ -258,8 +302,8 @@ class Worker:
 
     def _trial(self, slot: _Slot) -> list[bytes]:
         """The answer to what lies in the slot's pinned inputs."""
-        names = {spec.name: slot.host[spec.name] for spec in self._engine.inputs}
-        answer = {spec.name: np.empty_like(slot.host[spec.name]) for spec in self._engine.outputs}
+        names = {spec.name: slot.host[spec.name] for spec in self._network.inputs}
+        answer = {spec.name: np.empty_like(slot.host[spec.name]) for spec in self._network.outputs}
         job = Job(self)
         self._start(slot, names, answer)
         slot.job, job.slots_left = job, 1
@@ -272,7 +316,7 @@ class Worker:
         """Wait for whatever a failed run has started: its slots are free afterwards."""
         for slot in self._slots:
             self._empty(slot)
-        for stream in (self._in, self._compute, self._out):
+        for stream in self._streams:
             with contextlib.suppress(EngineError):
                 stream.synchronize()
 

@@ -1,4 +1,4 @@
-"""TensorRT as a runtime: a ring of workers over one plan."""
+"""A network on a GPU as a runtime: workers that take turns."""
 
 from __future__ import annotations
 
@@ -6,41 +6,40 @@ import itertools
 import threading
 from collections.abc import Mapping
 
-from scanside.engine.cuda import OutOfDeviceMemory
-from scanside.engine.runtime import Pending, Runtime, TensorSpec, require_tensors
+from scanside.engine.cuda import Device, OutOfDeviceMemory
+from scanside.engine.cuda_worker import Network, Tensors, Worker
+from scanside.engine.runtime import Input, Pending, Runtime, TensorSpec, require_tensors
 from scanside.engine.tensorrt.profiles import Shape
-from scanside.engine.tensorrt.session import Engine
-from scanside.engine.tensorrt.worker import Tensors, Worker
 from scanside.errors import EngineError
 
 WORKERS = 2
 SLOTS = 2
 
 
-class TensorRtRuntime(Runtime):
+class CudaRuntime(Runtime):
     """One network at one size on one GPU.
 
     Parameters
     ----------
-    engine : Engine
+    network : Network
     precision : str
-        What the plan's graph computes in.
+        What its graph computes in.
     dims : mapping
         Sizes of the free axes after the batch, in the order of the axes: {"height": 96, "width": 256}.
     remarks : tuple of str
         What the report should say besides.
     workers, slots : int
-        Execution contexts, and batches in flight on each.
+        Programs (TensorRT: execution contexts), and batches in flight on each.
 
     Raises
     ------
     EngineError
-        The plan does not take this size, TensorRT refuses a step, or the GPU has no room for a single smallest batch.
+        No profile takes this size, the runtime refuses a step, or the GPU has no room for a single smallest batch.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        network: Network,
         precision: str,
         dims: Mapping[str, int],
         *,
@@ -48,22 +47,27 @@ class TensorRtRuntime(Runtime):
         workers: int = WORKERS,
         slots: int = SLOTS,
     ) -> None:
-        self._engine = engine
+        self._network = network
         self._precision = precision
-        self._sizes = {spec.name: _sized(spec, tuple(dims.values()), engine.where) for spec in engine.inputs}
-        self._profile = engine.profile_for(self._sizes)
+        self._in_flight = workers * slots
+        self._sizes = {spec.name: _sized(spec, tuple(dims.values()), network.where) for spec in network.inputs}
+        self._profile = network.profile_for(self._sizes)
         self._workers, self.batch = self._made(workers, slots)
         self._turn = itertools.cycle(self._workers)
         self._lock = threading.Lock()
-        found = [worker.warm() for worker in self._workers]
-        most = engine.profiles[self._profile].most
+        try:
+            found = [worker.warm() for worker in self._workers]
+        except BaseException:
+            self.close()
+            raise
+        most = network.profiles[self._profile].most
         if self.batch < most:
             found.append(f"batch {self.batch} instead of {most}: the GPU has no more room")
         self.fallbacks = (*remarks, *dict.fromkeys(filter(None, found)))
 
     @property
     def name(self) -> str:
-        return self._engine.trt.runtime
+        return self._network.name
 
     @property
     def precision(self) -> str:
@@ -71,29 +75,33 @@ class TensorRtRuntime(Runtime):
 
     @property
     def in_flight(self) -> int:
-        return WORKERS
+        return self._in_flight
+
+    @property
+    def gpu(self) -> Device:
+        return self._network.device
 
     @property
     def device_name(self) -> str:
-        return self._engine.device.name
+        return self._network.device.name
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._specs(self._engine.inputs)
+        return self._specs(self._network.inputs)
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._specs(self._engine.outputs)
+        return self._specs(self._network.outputs)
 
     def run(self, inputs: Tensors, outputs: Tensors) -> None:
         self.submit(inputs, outputs).wait()
 
-    def submit(self, inputs: Tensors, outputs: Tensors) -> Pending:
-        require_tensors(self._engine.where, self.inputs, inputs, self.outputs, outputs)
+    def submit(self, inputs: Mapping[str, Input], outputs: Tensors) -> Pending:
+        require_tensors(self._network.where, self.inputs, inputs, self.outputs, outputs)
         with self._lock:
             worker = next(self._turn, None)
         if worker is None:
-            raise EngineError("the runtime is closed", where=self._engine.where)
+            raise EngineError("the runtime is closed", where=self._network.where)
         return worker.submit(inputs, outputs)
 
     def close(self) -> None:
@@ -104,14 +112,14 @@ class TensorRtRuntime(Runtime):
 
     def _made(self, workers: int, slots: int) -> tuple[list[Worker], int]:
         """The workers, with the profile's largest batch or, where the GPU has no room, one half as large, and so on."""
-        profile = self._engine.profiles[self._profile]
+        profile = self._network.profiles[self._profile]
         batch = profile.most
         while True:
             made: list[Worker] = []
             shapes = {name: (batch, *size[1:]) for name, size in self._sizes.items()}
             try:
                 for _ in range(workers):
-                    made.append(Worker(self._engine, self._profile, shapes, slots))
+                    made.append(Worker(self._network, self._profile, shapes, slots))
                 return made, batch
             except BaseException as error:
                 for worker in made:
@@ -121,14 +129,14 @@ class TensorRtRuntime(Runtime):
                 if batch <= profile.fewest:
                     raise EngineError(
                         "the GPU has no room for a single batch",
-                        where=f"{self._engine.where}: batch {batch} on {self._engine.device.name}",
+                        where=f"{self._network.where}: batch {batch} on {self._network.device.name}",
                         found=error.found,
                         remedy="close other programs on the GPU, or run with device cpu",
                     ) from error
                 batch = max(profile.fewest, batch // 2)
 
     def _specs(self, specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-        """The engine's tensors at this runtime's size."""
+        """The network's tensors at this runtime's size."""
         return tuple(
             TensorSpec(s.name, s.dtype, (None, *self._sizes[s.name][1:])) if s.name in self._sizes else s for s in specs
         )
