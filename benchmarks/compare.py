@@ -18,7 +18,7 @@ from benchmarks.done import Rows
 from benchmarks.exam import contest_arguments, how_arguments, with_size
 from benchmarks.record import conditions, source_tree, write_csv, write_json
 from benchmarks.table import Table
-from scanside.bench.machine import Counters, machine_record, slowdowns
+from scanside.bench.machine import Counters, slowdowns
 from scanside.errors import EngineError, UsageError
 
 HERE, THERE = "here", "there"
@@ -71,7 +71,6 @@ def make_table(
         {
             **conditions(),
             **made_with,
-            "machine": machine_record(),
             "slowdowns": slowdowns(before, Counters.read()),
             "contestants": dict(outcome.about),
         },

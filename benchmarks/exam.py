@@ -12,7 +12,7 @@ from benchmarks.done import Rows
 from benchmarks.record import conditions, source_tree, write_csv, write_json
 from benchmarks.table import WORK, Table
 from scanside.bench.exam import STANDARD_SEED
-from scanside.bench.machine import Counters, conditions_name, machine_record, slowdowns
+from scanside.bench.machine import Counters, conditions_name, slowdowns
 from scanside.console.options import shape_from
 from scanside.engine.capabilities import usable_cores
 from scanside.errors import UsageError
@@ -103,7 +103,6 @@ def make_table(
                 "probability": PROBABILITY,
                 "borderline_score": BORDERLINE,
             },
-            "machine": machine_record(),
             "slowdowns": slowdowns(before, Counters.read()),
             "contestants": {
                 n: {"is": PEERS[n][1] if n in PEERS else OURS, **said} for n, said in outcome.about.items()

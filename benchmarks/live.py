@@ -17,7 +17,6 @@ import numpy as np
 import scanside
 from benchmarks.record import conditions, write_csv, write_json
 from benchmarks.table import Table, seed_range
-from scanside.bench.machine import machine_record
 from scanside.console.options import shape_from
 from scanside.engine.predictor import Predictor
 from scanside.exam.phantom import Phantom, make_phantom
@@ -51,7 +50,6 @@ def make_table(
         out / "live.json",
         {
             **conditions(),
-            "machine": machine_record(),
             "pack": record,
             "precision": device.precision,
             "policy": policy,

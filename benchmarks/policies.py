@@ -19,7 +19,6 @@ import numpy as np
 import scanside
 from benchmarks.record import conditions, write_csv, write_json
 from benchmarks.table import Table, seed_range
-from scanside.bench.machine import machine_record
 from scanside.console.options import shape_from
 from scanside.engine.predictor import Predictor
 from scanside.errors import UsageError
@@ -63,7 +62,6 @@ def make_table(seeds: Sequence[int], out: Path, pack: Path | None, precision: st
         out / "policies.json",
         {
             **conditions(),
-            "machine": machine_record(),
             "seeds": sorted(int(row["seed"]) for row in volumes),
             "shape": shape,
             "pack": {"name": manifest.manifest.name, "sha256": manifest.sha256},

@@ -22,7 +22,7 @@ from benchmarks.contest import standard_file
 from benchmarks.exam import contest_arguments, how_arguments, with_size
 from benchmarks.record import conditions, write_csv, write_json
 from benchmarks.table import Table
-from scanside.bench.machine import Counters, conditions_name, machine_record, slowdowns
+from scanside.bench.machine import Counters, conditions_name, slowdowns
 from scanside.bench.operations import Layer, bound_s, by_kind, layers_of, moved_bytes
 from scanside.bench.rates import gemm_rate, memory_rate
 from scanside.bench.statistics import Spread
@@ -124,7 +124,6 @@ def make_table(
             "gemm_gop_per_s": round(gemm.per_second / 1e9, 1),
             "gemm_by": gemm.by,
             "memory_gb_per_s": round(memory.per_second / 1e9, 2),
-            "machine": machine_record(),
             "slowdowns": slowdowns(before, Counters.read()),
         },
     )

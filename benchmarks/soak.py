@@ -18,7 +18,6 @@ import scanside
 from benchmarks.live import resident_mb
 from benchmarks.record import conditions, write_csv, write_json
 from benchmarks.table import Table
-from scanside.bench.machine import machine_record
 from scanside.console.options import shape_from
 from scanside.exam.phantom import make_phantom
 from scanside.exam.write import write_dicom
@@ -67,7 +66,6 @@ def make_table(
         out / "soak.json",
         {
             **conditions(),
-            "machine": machine_record(),
             "shape": shape,
             "runtime": device.runtime,
             "precision": device.precision,
