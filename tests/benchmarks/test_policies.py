@@ -87,9 +87,9 @@ def test_a_short_soak_leaves_nothing_and_repeats_itself(
 
 
 def test_the_soak_summary_by_hand() -> None:
-    rows = [{"exam": i, "resident_mb": 100 + 0.5 * i, "threads": 3 + (i == 39), "open_files": 7} for i in range(40)]
+    rows = [{"exam": i, "resident_mib": 100 + 0.5 * i, "threads": 3 + (i == 39), "open_files": 7} for i in range(40)]
     summary = soak.summarise(rows, {0: {"a"}, 1: {"b", "c"}})
-    assert summary["resident_mb_per_100_exams"] == 50
+    assert summary["resident_mib_per_100_exams"] == 50
     assert summary["threads_more"] == 1
     assert summary["open_files_more"] == 0
     assert summary["different_reports_an_exam"] == 2
