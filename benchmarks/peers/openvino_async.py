@@ -76,11 +76,12 @@ class OpenvinoAsync:
     def _queue(self, shape: tuple[int, int]) -> tuple[int, Any]:
         """The fastest number of sections a request, and its queue; found when a shape is first met."""
         if shape not in self._queues:
-            tried = []
+            least = float("inf")
             for sections in SECTIONS_A_REQUEST:
                 queue = self._compiled(sections, shape)
-                tried.append((_seconds(queue, sections, shape), sections, queue))
-            self._queues[shape] = min(tried, key=lambda one: one[0])[1:]
+                seconds = _seconds(queue, sections, shape)
+                if seconds < least:
+                    least, self._queues[shape] = seconds, (sections, queue)
         return self._queues[shape]
 
     def _compiled(self, sections: int, shape: tuple[int, int]) -> Any:
