@@ -26,6 +26,8 @@ MODULES = (
     "live",
     "soak",
     "exam",
+    "trace",
+    "loadgen",
     "scaling",
     "start",
     "roofline",

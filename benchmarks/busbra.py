@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import conditions, write_json
+from benchmarks.done import Rows
+from benchmarks.record import conditions, source_tree, write_json
 from benchmarks.table import Table, seed_range
+from scanside.evaluation.roc import auc
 from scanside.training.recipe import ViewsRecipe, load_recipe
 
 STRIDE_AT = "1x1"
@@ -21,33 +23,43 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 def make_table(busbra: Path, imagenet: Path, work: Path, folds: Sequence[int], out: Path) -> None:
-    """Write busbra-{view,two_views}-<backbone>-fold<n>.csv and their records into `out`."""
+    """Write busbra-folds-<backbone>.csv, its record, and busbra-<recipe>-<backbone>-fold<n>.csv a fold into `out`."""
     from scanside.training.views import ViewedLesion, predict_views, split_views, train_views, write_predictions
 
-    view, two_views = (load_recipe(RECIPES / f"{name}.toml", ViewsRecipe) for name in ("view", "two_views"))
+    recipes = {name: load_recipe(RECIPES / f"{name}.toml", ViewsRecipe) for name in ("view", "two_views")}
+    view, two_views = recipes.values()
+    made_with = {
+        "folds": list(folds),
+        "recipes": {name: asdict(recipe) for name, recipe in recipes.items()},
+        "tree": source_tree(),
+    }
+    table = out / f"busbra-folds-{view.backbone}.csv"
+    kept = Rows(table, ("fold", "recipe"), made_with)
     for fold in folds:
-        tables = {r: out / f"busbra-{r}-{view.backbone}-fold{fold}.csv" for r in ("view", "two_views")}
-        if all(table.is_file() for table in tables.values()):
+        if all((fold, name) in kept for name in recipes):
             continue
         split = split_views(busbra, test_fold=fold, validation_images=view.validation_images)
         pairs = split.two_views()
 
-        def finish(name: str, recipe: ViewsRecipe, weights: Path, lesions: Sequence[ViewedLesion]) -> None:
-            write_predictions(
-                tables[name],  # noqa: B023
-                fold,  # noqa: B023
-                lesions,
-                predict_views(weights, recipe, lesions, stride_at=STRIDE_AT),
-            )
-            shutil.copy(weights.with_suffix(".log.jsonl"), tables[name].with_suffix(".log.jsonl"))  # noqa: B023
-            write_json(tables[name].with_suffix(".json"), {**conditions(), "recipe": name, "fold": fold})  # noqa: B023
+        def finish(name: str, weights: Path, lesions: Sequence[ViewedLesion]) -> None:
+            probabilities = predict_views(weights, recipes[name], lesions, stride_at=STRIDE_AT)
+            predictions = out / f"busbra-{name}-{view.backbone}-fold{fold}.csv"  # noqa: B023
+            write_predictions(predictions, fold, lesions, probabilities)  # noqa: B023
+            shutil.copy(weights.with_suffix(".log.jsonl"), predictions.with_suffix(".log.jsonl"))
+            means = [float(p.mean()) for p in probabilities]
+            malignant = [int(lesion.malignant) for lesion in lesions]
+            row = {"fold": fold, "recipe": name, "cases": len(lesions), "malignant": sum(malignant)}  # noqa: B023
+            kept.add({**row, "auc": round(auc(malignant, means), 4)})
+            print(kept.rows[-1], flush=True)
 
         folder = work / f"fold{fold}"
         single = train_views(replace(view, seed=fold), split, folder, name="view", imagenet=imagenet)
-        finish("view", view, single, split.test)
+        if (fold, "view") not in kept:
+            finish("view", single, split.test)
         both = train_views(replace(two_views, seed=fold), split, folder, name="two_views", single=single)
-        finish("two_views", two_views, both, pairs.test)
-        print(f"fold {fold} done", flush=True)
+        finish("two_views", both, pairs.test)
+    write_json(table.with_suffix(".json"), {**conditions(), **made_with, "seed": "a fold's number"})
+    kept.finish()
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

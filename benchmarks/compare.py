@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contest import ROOT, Contestant, hold, standard_file, summary
+from benchmarks.contest import ROOT, Contestant, hold, stages, standard_file, summary, without_stages
 from benchmarks.done import Rows
 from benchmarks.exam import contest_arguments, how_arguments, with_size
 from benchmarks.record import conditions, source_tree, write_csv, write_json
 from benchmarks.table import Table
-from scanside.bench.machine import Counters, machine_record, slowdowns
+from scanside.bench.machine import Counters, slowdowns
 from scanside.errors import EngineError, UsageError
 
 HERE, THERE = "here", "there"
@@ -51,7 +51,7 @@ def make_table(
     policy: str,
     allow_uncertified: bool,
 ) -> None:
-    """Write compare-<commit>.csv and its record into `out`; a ratio above 1 says that this tree is faster."""
+    """Write compare-<commit>.csv, its stages and its record into `out`; above 1, a ratio says this tree is faster."""
     commit = commit_of(revision)
     how = {"device": device, "precision": precision, "policy": policy, "allow_uncertified": allow_uncertified}
     made_with = {**how, "commit": commit, "tree": source_tree(), "shape": shape, "seed": seed, "threads": threads}
@@ -62,21 +62,19 @@ def make_table(
     with checked_out(commit) as folder:
         contestants = [Contestant(HERE, "scanside", how), Contestant(THERE, "scanside", how, folder)]
         outcome = hold(contestants, rows, exam=exam, pack=pack, threads=threads, rounds=rounds, least_score=None)
-    if THERE not in outcome.about:
-        raise EngineError("the other commit does not run", where=commit[:10], found=outcome.skipped[THERE])
     table = summary(outcome, HERE)
     write_csv(out / f"{name}.csv", table)
+    write_csv(out / f"{name}-stages.csv", stages(outcome, (HERE, THERE)))
     write_json(
         out / f"{name}.json",
         {
             **conditions(),
             **made_with,
-            "machine": machine_record(),
             "slowdowns": slowdowns(before, Counters.read()),
             "contestants": dict(outcome.about),
         },
     )
-    rows.finish()
+    rows.finish(without_stages(rows.rows))
     there = next(row for row in table if row["contestant"] == THERE)
     print(
         f"{commit[:10]} takes {there['ratio_median']:.3f} times as long as this tree "

@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.done import Rows
+from benchmarks.peers.common import CannotRunError
 from scanside.bench.statistics import Spread
 from scanside.errors import EngineError, OutputError
 
@@ -36,12 +37,16 @@ BORDERLINE = 0.02
 
 @dataclass(frozen=True)
 class Contestant:
-    """Who runs: a name for the table, the module that does it, its options, and where its `scanside` lies."""
+    """Who runs: a name for the table, the module that does it, its options, and where its `scanside` lies.
+
+    Contestants of one `policy` look at the same sections and must find the same lesions.
+    """
 
     name: str
     module: str
     how: Mapping[str, Any] = field(default_factory=dict)
     path: Path = ROOT
+    policy: str = "exact"
 
 
 class Worker:
@@ -81,18 +86,20 @@ class Worker:
 
         Raises
         ------
+        CannotRunError
+            What it needs is not here; `found` says what.
         EngineError
-            It cannot run here; `found` says why.
+            It failed.
         """
         return self._answer()
 
     def run(self) -> dict[str, Any]:
-        """One exam: wall_s, cpu_s, lesions, peak_rss_mib.
+        """One exam: wall_s, cpu_s, peak_rss_mib, lesions, and of ours stages_ms, of peers settings.
 
         Raises
         ------
-        EngineError
-            It failed.
+        CannotRunError, EngineError
+            As `loaded`.
         """
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # its last words say why
@@ -108,7 +115,8 @@ class Worker:
             raise EngineError("a contestant's process ended", where=self.name, found=last[:300])
         answer = json.loads(line)
         if "error" in answer:
-            error = EngineError("a contestant cannot run", where=self.name, found=answer["error"])
+            kind, what = (CannotRunError, "cannot run here") if answer["cannot_run"] else (EngineError, "failed")
+            error = kind(f"a contestant {what}", where=self.name, found=answer["error"])
             error.exit_code = answer["exit_code"] if answer["exit_code"] != 1 else error.exit_code
             raise error
         return answer
@@ -121,6 +129,14 @@ class Outcome:
     about: Mapping[str, Mapping[str, Any]]
     skipped: Mapping[str, str]
     rounds: Sequence[Mapping[str, Any]]
+
+    def of(self, names: Collection[str]) -> Outcome:
+        """The same of some contestants alone."""
+        return Outcome(
+            {name: said for name, said in self.about.items() if name in names},
+            {name: reason for name, reason in self.skipped.items() if name in names},
+            [row for row in self.rounds if row["contestant"] in names],
+        )
 
 
 def hold(
@@ -135,45 +151,54 @@ def hold(
 ) -> Outcome:
     """Run all contestants `rounds` times in turns, in another order each round, after one untimed run each.
 
-    The first contestant must run; another that cannot is left out with its reason. All must find the lesions the first
-    one finds, but for borderline ones (see `require_same_lesions`); with `least_score` None nobody looks.
+    The first contestant must run; another that lacks what it needs here is left out with its reason. All of one policy
+    must find the lesions the first of them finds, but for borderline ones (see `require_same_lesions`); with
+    `least_score` None nobody looks.
 
     Raises
     ------
     EngineError
-        The first contestant cannot run, one fails later, or one finds other lesions.
+        The first contestant cannot run, any of them fails, or one finds other lesions.
     """
-    about, skipped, workers, reference = {}, {}, [], []
+    about: dict[str, dict[str, Any]] = {}
+    skipped, workers = {}, []
+    references: dict[str, tuple[str, list[Any]]] = {}
+
+    def agreement(contestant: Contestant, lesions: list[Any]) -> Agreement:
+        if least_score is None:
+            return Agreement()
+        precision = about[contestant.name]["precision"]
+        first_precision, first_lesions = references.setdefault(contestant.policy, (precision, lesions))
+        precisions = (first_precision, precision)
+        return require_same_lesions(contestant.name, first_lesions, lesions, precisions, least_score)
+
     with ExitStack() as stack:
         for contestant in contestants:
             worker = stack.enter_context(Worker(contestant, exam=exam, pack=pack, threads=threads))
             try:
                 about[contestant.name] = worker.loaded()
                 first = worker.run()
-            except EngineError as error:
-                if not reference and contestant is contestants[0]:
+            except CannotRunError as error:
+                if contestant is contestants[0]:
                     raise
                 about.pop(contestant.name, None)
                 skipped[contestant.name] = error.found or error.what
                 print(f"{contestant.name} is left out: {skipped[contestant.name]}", file=sys.stderr, flush=True)
                 continue
-            reference = reference if workers else first["lesions"]
-            agreement = Agreement()
-            if least_score is not None:
-                precisions = [about[n]["precision"] for n in (contestants[0].name, contestant.name)]
-                agreement = require_same_lesions(contestant.name, reference, first["lesions"], precisions, least_score)
-            about[contestant.name] |= {"lesions": len(first["lesions"]), **asdict(agreement)}
-            workers.append(worker)
+            about[contestant.name] |= {
+                **first.get("settings", {}),
+                "lesions": len(first["lesions"]),
+                **asdict(agreement(contestant, first["lesions"])),
+            }
+            workers.append((contestant, worker))
         for number in range(rounds):
             order = list(workers)
             random.Random(number).shuffle(order)
-            for worker in order:
+            for contestant, worker in order:
                 if (number, worker.name) in rows:
                     continue
                 answer = worker.run()
-                if least_score is not None:
-                    precisions = [about[n]["precision"] for n in (contestants[0].name, worker.name)]
-                    require_same_lesions(worker.name, reference, answer["lesions"], precisions, least_score)
+                agreement(contestant, answer["lesions"])
                 rows.add(
                     {
                         "round": number,
@@ -182,10 +207,11 @@ def hold(
                         "cpu_s": round(answer["cpu_s"], 4),
                         "lesions": len(answer["lesions"]),
                         "peak_rss_mib": answer["peak_rss_mib"] and round(answer["peak_rss_mib"]),
+                        "stages_ms": {name: round(ms, 1) for name, ms in answer.get("stages_ms", {}).items()},
                     }
                 )
                 print(f"round {number + 1} of {rounds}: {worker.name} {answer['wall_s']:.2f} s", flush=True)
-    return Outcome(about, skipped, rows.rows)
+    return Outcome(about, skipped, [row for row in rows.rows if row["round"] < rounds])
 
 
 @dataclass(frozen=True)
@@ -275,6 +301,36 @@ def summary(outcome: Outcome, ours: str) -> list[dict[str, Any]]:
             }
         )
     return table
+
+
+def stages(outcome: Outcome, names: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a stage: the busy seconds of each of `names` (median and range over the rounds).
+
+    Of two, also how many times longer the second worked, compared in the same round. Stages overlap: their seconds
+    are no parts of the exam's.
+    """
+    busy = {(row["round"], row["contestant"]): row["stages_ms"] for row in outcome.rounds}
+    numbers = sorted({row["round"] for row in outcome.rounds})
+    known = dict.fromkeys(stage for name in names for n in numbers for stage in busy[n, name])
+    table = []
+    for stage in known:
+        of = {name: [busy[n, name].get(stage, 0.0) / 1e3 for n in numbers] for name in names}
+        row: dict[str, Any] = {"stage": stage}
+        for name, seconds in of.items():
+            spread, prefix = Spread.of(seconds), f"{name}_" if len(names) > 1 else ""
+            row |= {f"{prefix}{k}_s": round(getattr(spread, k), 3) for k in ("median", "low", "high")}
+        if len(names) == 2 and all(of[names[0]]):
+            ratio = Spread.of([b / a for a, b in zip(*of.values(), strict=True)])
+            row |= {f"ratio_{k}": round(getattr(ratio, k), 3) for k in ("median", "low", "high")}
+        elif len(names) == 2:
+            row |= dict.fromkeys(("ratio_median", "ratio_low", "ratio_high"), "")
+        table.append(row)
+    return table
+
+
+def without_stages(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rounds as lines of a table."""
+    return [{key: value for key, value in row.items() if key != "stages_ms"} for row in rounds]
 
 
 def standard_file(shape: tuple[int, int, int], seed: int, work: Path) -> Path:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import versions, write_csv
+from benchmarks.record import write_csv
+from scanside.bench.machine import package_versions
 from scanside.errors import OutputError
 
 
@@ -51,7 +52,7 @@ class Rows:
     def __init__(self, table: Path, key: Sequence[str], made_with: Mapping[str, Any]) -> None:
         self.table, self._key = table, tuple(key)
         self._file = table.with_name(f".{table.stem}.rows.jsonl")
-        header = json.dumps({**made_with, "versions": versions()}, sort_keys=True, default=str)
+        header = json.dumps({**made_with, "versions": package_versions()}, sort_keys=True, default=str)
         self.rows = self._earlier(header)
         if not self.rows:
             self._write("w", header)

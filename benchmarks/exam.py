@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contest import BORDERLINE, BOX_MM, CENTROID_MM, PROBABILITY, Contestant, hold, standard_file, summary
+from benchmarks.contest import (
+    BORDERLINE,
+    BOX_MM,
+    CENTROID_MM,
+    PROBABILITY,
+    Contestant,
+    hold,
+    stages,
+    standard_file,
+    summary,
+    without_stages,
+)
 from benchmarks.done import Rows
 from benchmarks.record import conditions, source_tree, write_csv, write_json
 from benchmarks.table import WORK, Table
 from scanside.bench.exam import STANDARD_SEED
-from scanside.bench.machine import Counters, conditions_name, machine_record, slowdowns
+from scanside.bench.machine import Counters, slowdowns
+from scanside.bench.plan import conditions_of
 from scanside.console.options import shape_from
 from scanside.engine.capabilities import usable_cores
+from scanside.engine.pipeline import POLICIES
 from scanside.errors import UsageError
 from scanside.exam.phantom.make import STANDARD_SHAPE
 from scanside.pack import load_pack
 
-OURS = "scanside"
 PEERS = {
     "paper": ("paper", "eager PyTorch FP32, serial, pixel_array"),
     "torch-compile": ("compiled", "the same through torch.compile"),
@@ -33,7 +45,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What the table takes."""
     contest_arguments(parser)
     parser.add_argument("--peers", default=",".join(PEERS), help="which, by comma")
-    how_arguments(parser)
+    parser.add_argument("--policies", default=",".join(POLICIES), help="ours under which, by comma")
+    device_arguments(parser)
 
 
 def contest_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,9 +60,14 @@ def contest_arguments(parser: argparse.ArgumentParser) -> None:
 
 def how_arguments(parser: argparse.ArgumentParser) -> None:
     """How ours runs."""
+    device_arguments(parser)
+    parser.add_argument("--policy", choices=POLICIES, default="exact")
+
+
+def device_arguments(parser: argparse.ArgumentParser) -> None:
+    """How ours runs under any policy."""
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--policy", default="exact")
+    parser.add_argument("--precision", default="auto", help="auto is the fastest certified one")
     parser.add_argument("--allow-uncertified", action="store_true")
 
 
@@ -58,7 +76,8 @@ def minutes(given: Mapping[str, Any]) -> float:
     each_s = {"paper": 80.0, "torch-compile": 60.0, "onnxruntime": 25.0, "openvino": 10.0, "cuda-graphs": 2.0}
     share = given["shape"][0] * given["shape"][1] * given["shape"][2] / (318 * 600 * 800)
     names = str(given.get("peers", "")).split(",")
-    return 2 + (given["rounds"] + 1) * share * (20 + sum(each_s.get(name, 0.0) for name in names)) / 60
+    ours_s = 20 if "policy" in given else sum(20.0 if p == "exact" else 10.0 for p in given["policies"].split(","))
+    return 2 + (given["rounds"] + 1) * share * (ours_s + sum(each_s.get(name, 0.0) for name in names)) / 60
 
 
 def make_table(
@@ -70,48 +89,74 @@ def make_table(
     threads: int,
     work: Path,
     peers: str,
+    policies: str,
     device: str,
     precision: str,
-    policy: str,
     allow_uncertified: bool,
 ) -> None:
-    """Write exam-<conditions>.csv, its rounds and its record into `out`."""
-    names = [name for name in peers.split(",") if name]
-    if unknown := set(names) - set(PEERS):
-        raise UsageError("no such peer", expected=" | ".join(PEERS), found=", ".join(sorted(unknown)))
-    if rounds < 1:
-        raise UsageError("a contest needs a round", found=f"--rounds {rounds}")
-    how = {"device": device, "precision": precision, "policy": policy, "allow_uncertified": allow_uncertified}
+    """Write exam-<conditions>.csv, its stages and its record into `out` for each policy, all of the same rounds."""
+    names = named(peers, PEERS, "peer")
+    ours = named(policies, POLICIES, "policy")
+    if rounds < 1 or not ours:
+        raise UsageError("a contest needs a round and a policy", found=f"--rounds {rounds} --policies {policies!r}")
+    how = {"device": device, "precision": precision, "allow_uncertified": allow_uncertified}
     exam = standard_file(shape, seed, work)
-    name, ran = conditions_here(pack, threads, how)
-    name = with_size(name, shape)
-    made_with = {**how, **ran, "shape": shape, "seed": seed, "threads": threads, "peers": names, "tree": source_tree()}
-    rows = Rows(out / f"exam-{name}-rounds.csv", ("round", "contestant"), made_with)
-    contestants = [Contestant(OURS, "scanside", how), *(Contestant(n, PEERS[n][0]) for n in names)]
+    stems, ran = {}, {}
+    for policy in ours:
+        name, ran = conditions_here(pack, threads, {**how, "policy": policy})
+        stems[policy] = f"exam-{with_size(name, shape)}"
+    made_with = {**how, **ran, "shape": shape, "seed": seed, "threads": threads, "tree": source_tree()}
+    rounds_file = out / f"{stems[ours[0]].replace(f'-{ours[0]}', '')}-rounds.csv"
+    rows = Rows(rounds_file, ("round", "contestant"), {**made_with, "peers": names, "policies": ours})
+    contestants = [
+        *(Contestant(f"scanside {p}", "scanside", {**how, "policy": p}, policy=p) for p in ours),
+        *(Contestant(n, PEERS[n][0]) for n in names),
+    ]
     before = Counters.read()
     least_score = load_pack(pack).manifest.segmenter.min_detection_score
     outcome = hold(contestants, rows, exam=exam, pack=pack, threads=threads, rounds=rounds, least_score=least_score)
-    write_csv(out / f"exam-{name}.csv", summary(outcome, OURS))
-    write_json(
-        out / f"exam-{name}.json",
-        {
-            **conditions(),
-            **made_with,
-            "tolerances": {
-                "centroid_mm": CENTROID_MM,
-                "box_mm": BOX_MM,
-                "probability": PROBABILITY,
-                "borderline_score": BORDERLINE,
+    during = slowdowns(before, Counters.read())
+    for policy, stem in stems.items():
+        us = f"scanside {policy}"
+        part = outcome.of((us, *names))
+        write_csv(out / f"{stem}.csv", summary(part, us))
+        write_csv(out / f"{stem}-stages.csv", stages(part, (us,)))
+        write_json(
+            out / f"{stem}.json",
+            {
+                **conditions(),
+                **made_with,
+                "policy": policy,
+                "rounds": rounds,
+                "peers_look_at": "the sections of policy exact, and must find its lesions",
+                "tolerances": {
+                    "centroid_mm": CENTROID_MM,
+                    "box_mm": BOX_MM,
+                    "probability": PROBABILITY,
+                    "borderline_score": BORDERLINE,
+                },
+                "slowdowns": during,
+                "contestants": {
+                    n: {"is": PEERS[n][1] if n in PEERS else "ours", **said} for n, said in part.about.items()
+                },
+                "left_out": part.skipped,
             },
-            "machine": machine_record(),
-            "slowdowns": slowdowns(before, Counters.read()),
-            "contestants": {
-                n: {"is": PEERS[n][1] if n in PEERS else OURS, **said} for n, said in outcome.about.items()
-            },
-            "left_out": outcome.skipped,
-        },
-    )
-    rows.finish()
+        )
+    rows.finish(without_stages(rows.rows))
+
+
+def named(text: str, known: Collection[str], what: str) -> list[str]:
+    """Names by comma.
+
+    Raises
+    ------
+    UsageError
+        One is unknown.
+    """
+    names = [name for name in text.split(",") if name]
+    if unknown := set(names) - set(known):
+        raise UsageError(f"no such {what}", expected=" | ".join(known), found=", ".join(sorted(unknown)))
+    return names
 
 
 def with_size(name: str, shape: tuple[int, int, int]) -> str:
@@ -130,10 +175,13 @@ def conditions_here(pack: Path | None, threads: int, how: Mapping[str, Any]) -> 
     import scanside
 
     with scanside.load(pack, threads=threads, **how) as predictor:
-        record = predictor.device
-        device = "cuda" if how["device"] == "cuda" else "cpu"
-        name = conditions_name(device, threads, record.precision, predictor.policy)
-        return name, {"runtime": record.runtime, "ran_precision": record.precision, "pack": predictor.pack.sha256}
+        said = conditions_of(predictor)
+    return said["name"], {
+        "runtime": said["runtime"],
+        "ran_precision": said["precision"],
+        "fallbacks": said["fallbacks"],
+        "pack": said["pack"]["sha256"],
+    }
 
 
 TABLE = Table("exam", "the standard exam, ours against what others would run", make_table, minutes, arguments)

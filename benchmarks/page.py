@@ -12,16 +12,17 @@ from typing import Any
 
 from benchmarks import plots
 from benchmarks.done import require_folder
-from benchmarks.table import Table
+from benchmarks.table import DOCS, Table
 from scanside.errors import ExamReadError, UsageError
 from scanside.exam.write import atomic_file
 
-DOCS = Path(__file__).parents[1] / "docs"
 GOALS = {
     "exact": {"paper": 10.0, "onnxruntime": 2.5, "openvino": 1.0},
     "confirm": {"paper": 25.0, "onnxruntime": 6.0, "openvino": 2.0},
 }
 """How many times longer each peer should take, by policy."""
+LIVE_GOAL_S = 1.0
+"""From the last frame of a sweep to its report."""
 INTRODUCTION = """# Performance
 
 Made by `python -m benchmarks page` from the tables in `benchmarks/results/`; do not edit. All exams are synthetic
@@ -53,6 +54,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def make_table(out: Path, pack: Path | None, docs: Path) -> None:
     """Write performance.md and images/performance-*.png into `docs`, of the results in `out`.
 
+    A table that is not there is named as missing.
+
     Raises
     ------
     UsageError
@@ -60,25 +63,32 @@ def make_table(out: Path, pack: Path | None, docs: Path) -> None:
     ExamReadError
         A results file is damaged.
     """
-    sections = [part(result, docs) for kind, part in PARTS.items() for result in results(out, kind)]
+    found = {kind: results(out, pattern) for kind, (pattern, _) in PARTS.items()}
+    sections = [PARTS[kind][1](result, docs) for kind, those in found.items() for result in those]
     if not sections:
         raise UsageError("no results to make a page of", where=out, remedy="make some: `python -m benchmarks exam`")
+    missing = [kind for kind, those in found.items() if not those]
     with atomic_file(docs / "performance.md") as file:
-        file.write("\n".join([INTRODUCTION, *sections]).encode())
+        file.write("\n".join([INTRODUCTION, *sections, *([absent(missing)] if missing else [])]).encode())
 
 
-def results(folder: Path, kind: str) -> list[Result]:
-    """The results called `<kind>-<conditions>`, by name: those that have a record."""
+def results(folder: Path, pattern: str) -> list[Result]:
+    """The results whose record's name fits `pattern`, by name, each with the table beside its record, if any."""
     found = []
-    for file in sorted(folder.glob(f"{kind}-*.json")):
+    for file in sorted(folder.glob(f"{pattern}.json")):
         table = file.with_suffix(".csv")
-        if table.is_file():
-            try:
-                record = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ExamReadError("a results file is damaged", where=file, found=str(error)) from None
-            found.append(Result(file.stem, read_csv(table), record, folder))
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ExamReadError("a results file is damaged", where=file, found=str(error)) from None
+        found.append(Result(file.stem, read_csv(table) if table.is_file() else (), record, folder))
     return found
+
+
+def absent(kinds: Sequence[str]) -> str:
+    """Which tables are not there."""
+    lines = [f"- {kind}: `python -m benchmarks {kind}`" for kind in kinds]
+    return "\n".join(["## Missing\n", "These tables have not been made:\n", *lines]) + "\n"
 
 
 def read_csv(file: Path) -> list[dict[str, str]]:
@@ -107,7 +117,7 @@ def exam_part(result: Result, docs: Path) -> str:
             )
         )
     left_out = "".join(f"\n{name} is left out: {reason}.\n" for name, reason in record["left_out"].items())
-    plot = plots.contest(result.rows, images(docs) / f"performance-{result.name}.png", result.name)
+    plot = plots.contest(result.rows, images(docs) / f"performance-{result.name}.png", record, result.name)
     return "\n".join(
         [
             f"## The whole exam: {result.name}\n",
@@ -118,6 +128,8 @@ def exam_part(result: Result, docs: Path) -> str:
                 lines,
             ),
             left_out,
+            "Busy seconds of our stages in these rounds; stages overlap.\n" if result.beside("stages") else "",
+            whole_table(result.beside("stages")),
         ]
     )
 
@@ -125,7 +137,7 @@ def exam_part(result: Result, docs: Path) -> str:
 def scaling_part(result: Result, docs: Path) -> str:
     """Cost against size."""
     columns = ("varied", "value", "threads", "sections", "mb", "lesions", "median_s", "segment_s", "peak_rss_mib")
-    plot = plots.scaling(result.rows, images(docs) / f"performance-{result.name}.png")
+    plot = plots.scaling(result.rows, images(docs) / f"performance-{result.name}.png", result.record)
     return "\n".join(
         [
             f"## Cost against size: {result.name}\n",
@@ -139,7 +151,7 @@ def scaling_part(result: Result, docs: Path) -> str:
 def start_part(result: Result, docs: Path) -> str:
     """Cold and warm start."""
     columns = [c for c in result.rows[0] if c not in ("starts", "peak_rss_mib")]
-    plot = plots.start(result.rows, images(docs) / f"performance-{result.name}.png")
+    plot = plots.start(result.rows, images(docs) / f"performance-{result.name}.png", result.record)
     return "\n".join(
         [
             f"## From a new process to the first section: {result.name}\n",
@@ -153,14 +165,7 @@ def start_part(result: Result, docs: Path) -> str:
 def roofline_part(result: Result, docs: Path) -> str:
     """What binds each stage."""
     record, layers = result.record, result.beside("layers")
-    plot = plots.roofline(
-        layers,
-        images(docs) / f"performance-{result.name}.png",
-        gop_per_s=record["gemm_gop_per_s"],
-        gb_per_s=record["memory_gb_per_s"],
-    )
-    columns = tuple(result.rows[0])
-    layer_columns = tuple(layers[0]) if layers else ()
+    plot = plots.roofline(layers, images(docs) / f"performance-{result.name}.png", record)
     return "\n".join(
         [
             f"## What binds each stage: {result.name}\n",
@@ -170,8 +175,8 @@ def roofline_part(result: Result, docs: Path) -> str:
             "can take at these two rates, for networks layer by layer; `bound_over_measured` is how near it comes.\n",
             sentence(result.rows),
             f"![Layers under the two rates]({relative(plot, docs)})\n",
-            markdown(columns, [[row[c] for c in columns] for row in result.rows]),
-            markdown(layer_columns, [[row[c] for c in layer_columns] for row in layers]),
+            whole_table(result.rows),
+            whole_table(layers),
         ]
     )
 
@@ -186,21 +191,146 @@ def sentence(rows: Sequence[Mapping[str, str]]) -> str:
     return "; ".join(said).capitalize() + ".\n"
 
 
-PARTS: dict[str, Callable[[Result, Path], str]] = {
-    "exam": exam_part,
-    "roofline": roofline_part,
-    "scaling": scaling_part,
-    "start": start_part,
+def trace_part(result: Result, docs: Path) -> str:
+    """When each stage works."""
+    record, picture = result.record, images(docs) / f"{result.name}.png"
+    shown = f"![When each stage works]({relative(picture, docs)})\n" if picture.is_file() else ""
+    return "\n".join(
+        [
+            f"## When each stage works: {result.name}\n",
+            where_from(record, f"the median of {record['repetitions']} runs, {record['median_ms']} ms"),
+            shown,
+            whole_table(result.rows),
+        ]
+    )
+
+
+def live_part(result: Result, docs: Path) -> str:
+    """Sweeps in real time."""
+    record = result.record
+    plot = plots.live(result.rows, images(docs) / f"performance-{result.name}.png", record, LIVE_GOAL_S)
+    worst = max(float(row["worst_ms"]) / 1e3 for row in result.rows)
+    verdict = "reached" if worst <= LIVE_GOAL_S else "missed"
+    return "\n".join(
+        [
+            f"## Live: {result.name}\n",
+            where_from(record, f"policy `{record['policy']}`, {record['ran_precision']}, {record['threads']} threads"),
+            f"The goal, {LIVE_GOAL_S:g} s from the last frame to the report, is {verdict}: the slowest sweep took "
+            f"{worst:.2f} s. `sections_left` and `triplets_left` are what the last frame left to do, at most.\n",
+            f"![Seconds from the last frame to the report]({relative(plot, docs)})\n",
+            whole_table(result.rows),
+        ]
+    )
+
+
+def loadgen_part(result: Result, docs: Path) -> str:
+    """MLPerf LoadGen."""
+    record = result.record
+    settings = (
+        f"at least {record['seconds']:g} s and {record['queries']} queries; official MLPerf runs take 600 s. "
+        f"policy `{record['policy']}`, {record['ran_precision']}, {record['threads']} threads"
+    )
+    return "\n".join([f"## MLPerf LoadGen: {result.name}\n", where_from(record, settings), whole_table(result.rows)])
+
+
+def policies_part(result: Result, docs: Path) -> str:
+    """Policy `confirm` against `exact`."""
+    record = result.record
+    plot = plots.policies(result.rows, images(docs) / f"performance-{result.name}.png", record)
+    differences = [
+        (name.replace("_", " "), _value(found), _interval(found))
+        for name, found in record["difference"].items()
+        if name != "lesions_both_found"
+    ]
+    return "\n".join(
+        [
+            f"## Policies: {result.name}\n",
+            where_from(record, f"{record['volumes']} phantoms with {record['lesions']} lesions"),
+            f"![Sections a volume]({relative(plot, docs)})\n",
+            whole_table(result.rows),
+            "`confirm` minus `exact`, with 95 % intervals (bootstrap over phantoms):\n",
+            markdown(("", "difference", "95 % interval"), differences),
+        ]
+    )
+
+
+def phantoms_part(result: Result, docs: Path) -> str:
+    """Findings against the known truth."""
+    record = result.record
+    columns = ("volumes", "lesions", "found", "sensitivity", "false_positives_per_volume", "auc", "accuracy")
+    return "\n".join(
+        [
+            "## Lesions found\n",
+            where_from(record, f"seeds {record['seeds'][0]} to {record['seeds'][-1]}, {record['precision']}"),
+            markdown(columns, [[record[column] for column in columns]]),
+        ]
+    )
+
+
+def parity_part(result: Result, docs: Path) -> str:
+    """Precisions against the reference."""
+    return "\n".join(
+        [
+            f"## Parity: {result.name}\n",
+            where_from(result.record, "each precision against the PyTorch reference"),
+            whole_table(result.rows),
+        ]
+    )
+
+
+def soak_part(result: Result, docs: Path) -> str:
+    """Many exams in one process."""
+    record = result.record
+    plot = plots.soak(result.rows, images(docs) / f"performance-{result.name}.png", record)
+    columns = (
+        "exams",
+        "resident_mib_per_100_exams",
+        "threads_more",
+        "open_files_more",
+        "different_reports_an_exam",
+    )
+    return "\n".join(
+        [
+            f"## Many exams in one process: {result.name}\n",
+            where_from(record, f"policy `{record['policy']}`, {record['ran_precision']}"),
+            f"![Memory, threads and files]({relative(plot, docs)})\n",
+            markdown(columns, [[record[column] for column in columns]]),
+        ]
+    )
+
+
+PARTS: dict[str, tuple[str, Callable[[Result, Path], str]]] = {
+    "exam": ("exam-*", exam_part),
+    "trace": ("trace-*", trace_part),
+    "roofline": ("roofline-*", roofline_part),
+    "scaling": ("scaling-*", scaling_part),
+    "start": ("start-*", start_part),
+    "live": ("live-*", live_part),
+    "loadgen": ("loadgen-*", loadgen_part),
+    "policies": ("policies-*", policies_part),
+    "phantoms": ("phantoms-summary", phantoms_part),
+    "parity": ("parity*", parity_part),
+    "soak": ("soak-*", soak_part),
 }
+"""What the page shows, in order: the names of the records of each table, and what makes its part."""
 
 
 def where_from(record: Mapping[str, Any], more: str) -> str:
     """Processor, conditions, versions and the command."""
-    machine = record.get("machine") or record["conditions"]["machine"]
+    machine = record.get("machine") or record.get("conditions", {}).get("machine")
+    place = "a processor that was not recorded"
+    if machine:
+        place = f"{machine['processor']}, {machine['cores']} cores, {machine['instructions']}"
     return (
-        f"{machine['processor']}, {machine['cores']} cores, {machine['instructions']}; {more}. "
+        f"{place}; {more}. "
         f"onnxruntime {record['onnxruntime']}, source {record['source']}, {record['date']}: `{record['command']}`.\n"
     )
+
+
+def whole_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table as it is; nothing where there is none."""
+    columns = tuple(rows[0]) if rows else ()
+    return markdown(columns, [[row[c] for c in columns] for row in rows])
 
 
 def markdown(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -225,6 +355,14 @@ def relative(plot: Path, docs: Path) -> str:
 def _range(row: Mapping[str, str], prefix: str, unit: str) -> str:
     end = f"_{unit}" if unit else ""
     return f"{row[f'{prefix}median{end}']} ({row[f'{prefix}low{end}']} to {row[f'{prefix}high{end}']})"
+
+
+def _value(found: Mapping[str, float] | None) -> str:
+    return "not known" if found is None else f"{found['value']:g}"
+
+
+def _interval(found: Mapping[str, float] | None) -> str:
+    return "" if found is None else f"{found['low']:g} to {found['high']:g}"
 
 
 TABLE = Table("page", "docs/performance.md and its plots, of the results there are", make_table, lambda _: 1, arguments)

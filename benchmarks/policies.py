@@ -1,26 +1,28 @@
 """Policy `confirm` against `exact`: sections looked at, lesions found, false positives, AUC, time.
 
-Each phantom is a row of policies-volumes.csv, written as soon as it is done; a second call goes on where the first
-stopped. Which lesions are found and how sure they are does not depend on the machine's load; the seconds do.
+Which lesions are found and how sure they are does not depend on the machine's load; the seconds do.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import scanside
-from benchmarks.record import conditions, write_csv, write_json
+from benchmarks.done import Rows
+from benchmarks.exam import device_arguments, with_size
+from benchmarks.record import conditions, source_tree, write_csv, write_json
 from benchmarks.table import Table, seed_range
-from scanside.bench.machine import machine_record
+from scanside.bench.plan import conditions_of
 from scanside.console.options import shape_from
+from scanside.engine.capabilities import usable_cores
 from scanside.engine.predictor import Predictor
 from scanside.errors import UsageError
 from scanside.evaluation import roc
@@ -34,46 +36,61 @@ PLANES = ("transverse", "sagittal", "coronal")
 RESAMPLES = 10_000
 
 
-def make_table(seeds: Sequence[int], out: Path, pack: Path | None, precision: str, shape: tuple[int, int, int]) -> None:
-    """Write policies-volumes.csv, policies-lesions.csv and policies.json into `out`."""
+def make_table(
+    seeds: Sequence[int],
+    out: Path,
+    pack: Path | None,
+    threads: int,
+    shape: tuple[int, int, int],
+    device: str,
+    precision: str,
+    allow_uncertified: bool,
+) -> None:
+    """Write policies-<conditions>.csv, its volumes, its lesions and its record into `out`."""
     if set(seeds) & set(WHOLE_TRAINING):
         raise UsageError("these seeds are kept for training", expected=f"none of {WHOLE_TRAINING}", found=seeds)
-    predictors = {
-        policy: scanside.load(pack, precision=precision, policy=policy, allow_uncertified=True) for policy in POLICIES
-    }
-    exact = predictors["exact"]
-    made_with = f"{exact.pack.sha256[:12]} {exact.device.precision} {'x'.join(map(str, shape))}"
-    volumes, lesions = (
-        [row for row in _earlier(out / f"policies-{what}.csv") if row["made_with"] == made_with]
-        for what in ("volumes", "lesions")
-    )
-    done = {int(row["seed"]) for row in volumes}
-    for seed in seeds:
-        if seed in done:
-            continue
-        row, rows = compared(seed, predictors, shape)
-        volumes.append(row | {"made_with": made_with})
-        lesions += [lesion | {"made_with": made_with} for lesion in rows]
-        if lesions:
-            write_csv(out / "policies-lesions.csv", lesions)
-        write_csv(out / "policies-volumes.csv", volumes)
-        print(row, flush=True)
-    device, manifest = exact.device, exact.pack
-    summary = summarise(volumes, lesions)
-    write_json(
-        out / "policies.json",
-        {
-            **conditions(),
-            "machine": machine_record(),
-            "seeds": sorted(int(row["seed"]) for row in volumes),
+    how = {"device": device, "precision": precision, "allow_uncertified": allow_uncertified}
+    with ExitStack() as opened:
+        predictors = {
+            policy: opened.enter_context(scanside.load(pack, threads=threads, policy=policy, **how))
+            for policy in POLICIES
+        }
+        ran = conditions_of(predictors["exact"])
+        name = with_size(f"policies-{ran['name'].removesuffix('-exact')}", shape)
+        made_with = {
+            **how,
+            "seeds": list(seeds),
             "shape": shape,
-            "pack": {"name": manifest.manifest.name, "sha256": manifest.sha256},
-            "runtime": device.runtime,
-            "precision": device.precision,
-            **summary,
-        },
-    )
+            "threads": threads,
+            "runtime": ran["runtime"],
+            "ran_precision": ran["precision"],
+            "fallbacks": ran["fallbacks"],
+            "pack": ran["pack"]["sha256"],
+            "tree": source_tree(),
+        }
+        kept = Rows(out / f"{name}-volumes.csv", ("seed",), made_with)
+        for seed in seeds:
+            if (seed,) in kept:
+                continue
+            volume, lesions = compared(seed, predictors, shape)
+            kept.add({"seed": seed, "volume": volume, "lesions": lesions})
+            print(volume, flush=True)
+    volumes = [row["volume"] for row in kept.rows]
+    lesions = [lesion for row in kept.rows for lesion in row["lesions"]]
+    summary = summarise(volumes, lesions)
+    write_csv(out / f"{name}.csv", [flat(policy, summary[policy]) for policy in POLICIES])
+    if lesions:
+        write_csv(out / f"{name}-lesions.csv", lesions)
+    write_json(out / f"{name}.json", {**conditions(), **made_with, **summary})
+    kept.finish(volumes)
     print(summary)
+
+
+def flat(policy: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy's totals as a line of the table."""
+    sections = {f"{plane}_a_volume": count for plane, count in found["sections_a_volume"].items()}
+    rest = {key: value for key, value in found.items() if key != "sections_a_volume"}
+    return {"policy": policy, **sections, **rest}
 
 
 def compared(
@@ -177,17 +194,10 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else round(float(value), 4)
 
 
-def _earlier(table: Path) -> list[dict[str, Any]]:
-    """The rows of an earlier call."""
-    if not table.exists():
-        return []
-    with open(table, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What the table takes."""
-    parser.add_argument("--precision", default="auto", help="as for scanside analyze; uncertified ones run too")
+    device_arguments(parser)
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--shape", type=shape_from, default=(318, 600, 800), help="SWEEPxDEPTHxLATERAL")
     parser.add_argument("--seeds", type=seed_range, default=range(5100, 5140), help="FIRST:END")
 

@@ -7,15 +7,14 @@ import datetime
 import hashlib
 import io
 import json
-import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import scanside
+from scanside.bench.machine import machine_record, package_versions
 from scanside.exam.write import atomic_file
 
 PLACES = ("--out", "--work", "--docs", "--pack", "--busbra", "--imagenet")
@@ -23,13 +22,14 @@ PLACES = ("--out", "--work", "--docs", "--pack", "--busbra", "--imagenet")
 
 
 def conditions() -> dict[str, Any]:
-    """Command, versions, source and date."""
+    """Command, date, source, versions and machine."""
     return {
         "command": command(sys.argv[1:]),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "scanside": scanside.__version__,
         "source": source_tree(),
-        **versions(),
+        **package_versions(),
+        "machine": machine_record(),
     }
 
 
@@ -42,12 +42,6 @@ def command(words: Sequence[str]) -> str:
             kept.append(word)
         skip = name in PLACES and not given
     return " ".join(["python -m benchmarks", *kept])
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages that decide about answers and times."""
-    packages = ("numpy", "onnxruntime", "opencv-python-headless", "pydicom")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def source_tree() -> str:

@@ -22,8 +22,9 @@ from benchmarks.contest import standard_file
 from benchmarks.exam import contest_arguments, how_arguments, with_size
 from benchmarks.record import conditions, write_csv, write_json
 from benchmarks.table import Table
-from scanside.bench.machine import Counters, conditions_name, machine_record, slowdowns
+from scanside.bench.machine import Counters, slowdowns
 from scanside.bench.operations import Layer, bound_s, by_kind, layers_of, moved_bytes
+from scanside.bench.plan import conditions_of
 from scanside.bench.rates import gemm_rate, memory_rate
 from scanside.bench.statistics import Spread
 from scanside.engine.predictor import Predictor
@@ -104,9 +105,8 @@ def make_table(
         segment, segment_layers = segmenter_bound(predictor, geometry, rounds, rates)
         classify, classify_layers = classifier_bound(predictor, len(report.lesions), rounds, rates)
         bounds = other_bounds(predictor, geometry, report.timing_ms.stages, exam.stat().st_size, memory.per_second)
-        name = conditions_name("cuda" if device == "cuda" else "cpu", threads, precision, policy)
-        name = with_size(name, shape)
-        record = predictor.device
+        said = conditions_of(predictor)
+        name = with_size(said["name"], shape)
     rows = [bound.row(gemm.per_second, memory.per_second) for bound in (*bounds, segment, classify)]
     write_csv(out / f"roofline-{name}.csv", rows)
     layers = [("segmenter", segment_layers), ("classifier", classify_layers)]
@@ -119,12 +119,11 @@ def make_table(
             "shape": shape,
             "seed": seed,
             "threads": threads,
-            "runtime": record.runtime,
+            "runtime": said["runtime"],
             "ran_precision": precision,
             "gemm_gop_per_s": round(gemm.per_second / 1e9, 1),
             "gemm_by": gemm.by,
             "memory_gb_per_s": round(memory.per_second / 1e9, 2),
-            "machine": machine_record(),
             "slowdowns": slowdowns(before, Counters.read()),
         },
     )

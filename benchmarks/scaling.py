@@ -18,7 +18,7 @@ from benchmarks.done import Rows
 from benchmarks.exam import conditions_here, how_arguments, with_size
 from benchmarks.record import conditions, source_tree, write_json
 from benchmarks.table import Table
-from scanside.bench.machine import Counters, machine_record, peak_memory_mib, restart_peak_memory, slowdowns
+from scanside.bench.machine import Counters, peak_memory_mib, restart_peak_memory, slowdowns
 from scanside.bench.statistics import Spread
 from scanside.console.options import shape_from
 from scanside.engine.capabilities import usable_cores
@@ -105,7 +105,6 @@ def make_table(
         {
             **conditions(),
             **made_with,
-            "machine": machine_record(),
             "slowdowns": slowdowns(before, Counters.read()),
         },
     )

@@ -1,4 +1,7 @@
-"""Many exams in one process: does memory grow, is a thread or a file left over, do reports repeat bit by bit?"""
+"""Many exams in one process: does memory grow, is a thread or a file left over, do reports repeat bit by bit?
+
+It is one process from the first exam to the last: an interrupted soak begins again.
+"""
 
 from __future__ import annotations
 
@@ -15,63 +18,77 @@ from typing import Any
 import numpy as np
 
 import scanside
-from benchmarks.live import resident_mb
+from benchmarks.exam import how_arguments, with_size
 from benchmarks.record import conditions, write_csv, write_json
 from benchmarks.table import Table
-from scanside.bench.machine import machine_record
+from scanside.bench.machine import resident_mib
+from scanside.bench.plan import conditions_of
 from scanside.console.options import shape_from
+from scanside.engine.capabilities import usable_cores
 from scanside.exam.phantom import make_phantom
 from scanside.exam.write import write_dicom
 from scanside.report.json import report_text, to_json
 from scanside.report.model import Report
 from scanside.study import analyze_to_folder
 
-PHANTOMS = 3
+SEEDS = (5300, 5301, 5302)
 WARM_UP = 10
 """Exams not counted in the slope: pools and sessions are made in them."""
 
 
 def make_table(
-    exams: int, out: Path, pack: Path | None, precision: str, policy: str, shape: tuple[int, int, int]
+    exams: int,
+    out: Path,
+    pack: Path | None,
+    threads: int,
+    shape: tuple[int, int, int],
+    device: str,
+    precision: str,
+    policy: str,
+    allow_uncertified: bool,
 ) -> None:
-    """Write soak.csv and soak.json into `out`."""
+    """Write soak-<conditions>.csv and its record into `out`."""
+    how = {"device": device, "precision": precision, "policy": policy, "allow_uncertified": allow_uncertified}
     rows: list[dict[str, Any]] = []
     digests: dict[int, set[str]] = {}
     with (
         tempfile.TemporaryDirectory(prefix="scanside-soak-") as folder,
-        scanside.load(pack, precision=precision, policy=policy) as predictor,
+        scanside.load(pack, threads=threads, **how) as predictor,
     ):
         files = []
-        for seed in range(PHANTOMS):
-            phantom = make_phantom(5300 + seed, shape=shape)
+        for seed in SEEDS:
+            phantom = make_phantom(seed, shape=shape)
             files.append(write_dicom(Path(folder) / f"exam-{seed}.dcm", phantom.voxels, phantom.geometry))
         for number in range(exams):
-            report = analyze_to_folder(predictor, files[number % PHANTOMS], Path(folder) / "report")
+            report = analyze_to_folder(predictor, files[number % len(SEEDS)], Path(folder) / "report")
             assert isinstance(report, Report)
-            digests.setdefault(number % PHANTOMS, set()).add(digest(report))
+            digests.setdefault(number % len(SEEDS), set()).add(digest(report))
             rows.append(
                 {
                     "exam": number,
                     "seconds": round(report.timing_ms.total / 1000, 3),
-                    "resident_mb": round(resident_mb(), 2),
+                    "resident_mib": round(resident_mib() or float("nan"), 2),
                     "threads": threading.active_count(),
                     "open_files": open_files(),
                 }
             )
             if number % 10 == 9:
                 print(rows[-1], flush=True)
-        device = predictor.device
-    write_csv(out / "soak.csv", rows)
+        ran = conditions_of(predictor)
+    name = f"soak-{with_size(ran['name'], shape)}"
+    write_csv(out / f"{name}.csv", rows)
     summary = summarise(rows, digests)
     write_json(
-        out / "soak.json",
+        out / f"{name}.json",
         {
             **conditions(),
-            "machine": machine_record(),
+            **how,
+            "seeds": list(SEEDS),
             "shape": shape,
-            "runtime": device.runtime,
-            "precision": device.precision,
-            "policy": policy,
+            "threads": threads,
+            "runtime": ran["runtime"],
+            "ran_precision": ran["precision"],
+            "pack": ran["pack"]["sha256"],
             **summary,
         },
     )
@@ -81,10 +98,10 @@ def make_table(
 def summarise(rows: list[dict[str, Any]], digests: dict[int, set[str]]) -> dict[str, Any]:
     """Slope of memory after the warm-up, what was left over, and how many different reports one exam had."""
     counted = rows[min(WARM_UP, len(rows) // 2) :]
-    slope = np.polyfit([row["exam"] for row in counted], [row["resident_mb"] for row in counted], 1)[0]
+    slope = np.polyfit([row["exam"] for row in counted], [row["resident_mib"] for row in counted], 1)[0]
     return {
         "exams": len(rows),
-        "resident_mb_per_100_exams": round(float(slope) * 100, 2),
+        "resident_mib_per_100_exams": round(float(slope) * 100, 2),
         "threads_more": rows[-1]["threads"] - counted[0]["threads"],
         "open_files_more": rows[-1]["open_files"] - counted[0]["open_files"],
         "different_reports_an_exam": max(len(found) for found in digests.values()),
@@ -106,9 +123,10 @@ def open_files() -> int:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What the table takes."""
-    parser.add_argument("--precision", default="auto", help="as for scanside analyze")
+    how_arguments(parser)
+    parser.set_defaults(policy="confirm")
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--shape", type=shape_from, default=(318, 600, 800), help="SWEEPxDEPTHxLATERAL")
-    parser.add_argument("--policy", choices=("exact", "confirm"), default="confirm")
     parser.add_argument("--exams", type=int, default=300)
 
 

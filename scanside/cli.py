@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -36,6 +36,9 @@ from scanside.console.choices import (
 )
 from scanside.console.errors import Verbs
 from scanside.errors import NotBuiltError
+
+if TYPE_CHECKING:
+    from scanside.engine.predictor import Predictor
 
 NOTICE = "Research use only. Not a medical device."
 NOT_BUILT = {
@@ -87,6 +90,26 @@ def _set_debug(wanted: bool) -> None:
         import os
 
         os.environ["SCANSIDE_DEBUG"] = "1"
+
+
+def _loaded(
+    pack: Path | None,
+    device: Device,
+    precision: Precision,
+    policy: Policy,
+    allow_uncertified: bool,
+    heatmaps: bool,
+) -> Predictor:
+    import scanside
+
+    return scanside.load(
+        pack,
+        device=device.value,
+        precision=precision.value,
+        policy=policy.value,
+        allow_uncertified=allow_uncertified,
+        explain="gradcam" if heatmaps else "none",
+    )
 
 
 @app.callback()
@@ -172,7 +195,6 @@ def analyze(
     Reads a file, a folder or a zip and writes report.json, masks.nrrd and pictures: one report for a volume, one for
     each volume and a summary for a study. Written whole or not at all.
     """
-    import scanside
     from scanside.console import tables
     from scanside.console.options import spacing_from
     from scanside.console.progress import StageProgress
@@ -181,14 +203,7 @@ def analyze(
 
     spacing_mm = spacing_from(spacing)
     with Stop() as stop, StageProgress(quiet=quiet) as progress:
-        predictor = scanside.load(
-            pack,
-            device=device.value,
-            precision=precision.value,
-            policy=policy.value,
-            allow_uncertified=allow_uncertified,
-            explain="gradcam" if heatmaps else "none",
-        )
+        predictor = _loaded(pack, device, precision, policy, allow_uncertified, heatmaps)
         outcome = analyze_to_folder(
             predictor,
             exam,
@@ -219,7 +234,10 @@ def live(
     frames: Annotated[
         int | None, typer.Option(min=1, help="Frames of the sweep, where the source does not say.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds of silence after which the sweep is over.")] = 10.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds of silence after the first frame that end the sweep.")
+    ] = 10.0,
+    wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the first frame.")] = 600.0,
     pack: PackOption = None,
     device: DeviceOption = Device.auto,
     precision: PrecisionOption = Precision.auto,
@@ -234,7 +252,6 @@ def live(
 
     Findings appear as the sweep passes them, and the report is written after the last frame.
     """
-    import scanside
     from scanside.console.live import LiveLines, LiveTable
     from scanside.console.options import spacing_from
     from scanside.console.stop import Stop
@@ -243,17 +260,10 @@ def live(
 
     spacing_mm = spacing_from(spacing)
     with Stop() as stop, LiveLines() if json else LiveTable(quiet=quiet) as shown:
-        predictor = scanside.load(
-            pack,
-            device=device.value,
-            precision=precision.value,
-            policy=policy.value,
-            allow_uncertified=allow_uncertified,
-            explain="gradcam" if heatmaps else "none",
-        )
+        predictor = _loaded(pack, device, precision, policy, allow_uncertified, heatmaps)
         outcome = live_to_folder(
             predictor,
-            opener(source, frames=frames, spacing_mm=spacing_mm, timeout_s=timeout, cancel=stop.event),
+            opener(source, frames=frames, spacing_mm=spacing_mm, timeout_s=timeout, wait_s=wait, cancel=stop.event),
             out,
             progress=shown.on_progress,
             on_lesions=shown.on_lesions,

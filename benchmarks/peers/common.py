@@ -27,6 +27,13 @@ from scanside.exam.planes import Plane, SectionGrid
 from scanside.exam.volume import Voxels
 from scanside.pack import Manifest, Pack
 
+
+class CannotRunError(EngineError):
+    """This machine or this pack lacks what a peer needs: it is left out. Any other error of a peer ends a benchmark."""
+
+    cannot_run = True
+
+
 Segment = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """uint8 [n, 1, height, width] -> probability, the same shape and type."""
 Classify = Callable[[Mapping[str, NDArray[np.uint8]]], NDArray[np.float32]]
@@ -44,7 +51,10 @@ class Found:
 
 
 class Peer(Protocol):
-    """One way to run an exam. Made once; `analyze` is what is timed, from the file to the lesions."""
+    """One way to run an exam. Made once; `analyze` is what is timed, from the file to the lesions.
+
+    Its first run is not timed: a peer may measure there what suits it best, and tell the record in `settings`.
+    """
 
     precision: str
     """The arithmetic of its networks: fp32, bf16 or fp16."""

@@ -9,9 +9,8 @@ import torch
 import torch._dynamo
 from torch import nn
 
-from benchmarks.peers.common import Found
+from benchmarks.peers.common import CannotRunError, Found
 from benchmarks.peers.paper import Paper
-from scanside.errors import EngineError
 from scanside.pack import Pack
 
 
@@ -20,7 +19,7 @@ class Compiled(Paper):
 
     def __init__(self, pack: Pack, threads: int) -> None:
         if not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
-            raise EngineError("torch.compile needs a C++ compiler", found="none on the path")
+            raise CannotRunError("torch.compile needs a C++ compiler", found="none on the path")
         super().__init__(pack, threads)
         torch._dynamo.config.cache_size_limit = 32
         self._segmenter = _Padded(torch.compile(self._segmenter, dynamic=False), pack.manifest.segmenter.batch)
@@ -31,7 +30,7 @@ class Compiled(Paper):
             return super().analyze(exam)
         except torch._dynamo.exc.BackendCompilerFailed as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise EngineError("torch.compile does not compile here", found=reason) from error
+            raise CannotRunError("torch.compile does not compile here", found=reason) from error
 
 
 class _Padded(nn.Module):

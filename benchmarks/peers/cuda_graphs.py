@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.peers.common import Found, pixel_array, serial_exam, task_of
+from benchmarks.peers.common import CannotRunError, Found, pixel_array, serial_exam, task_of
 from benchmarks.peers.weights import torch_classifier, torch_segmenter
-from scanside.errors import EngineError
 from scanside.pack import Pack
 
 
@@ -23,7 +22,7 @@ class CudaGraphs:
 
     def __init__(self, pack: Pack, threads: int) -> None:
         if not torch.cuda.is_available():
-            raise EngineError("PyTorch sees no GPU", remedy="run this peer where there is one")
+            raise CannotRunError("PyTorch sees no GPU", remedy="run this peer where there is one")
         torch.set_num_threads(threads)
         self._manifest = pack.manifest
         self._segmenter = _Replayed(torch_segmenter(pack), pack.manifest.segmenter.batch)

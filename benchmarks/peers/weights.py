@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
-from scanside.errors import EngineError
+from benchmarks.peers.common import CannotRunError
 from scanside.export.onnx import SegmenterGraph
 from scanside.models.fusion import FusionClassifier
 from scanside.models.unet import build_segmenter
@@ -92,7 +92,7 @@ def load_from_graph(model: nn.Module, graph: bytes, where: str) -> None:
         name = node.input[1].removeprefix("model.").removesuffix(".float").removesuffix(".weight")
         layer, bias = layers.get(name), tensors[node.input[2]] if len(node.input) > 2 else None
         if layer is None or name not in left:
-            raise EngineError("a layer of the graph has no place in the PyTorch model", where=where, found=name)
+            raise CannotRunError("a layer of the graph has no place in the PyTorch model", where=where, found=name)
         left.remove(name)
         _copy(layer.weight, tensors[node.input[1]], f"{where}: {name}")
         if layer.bias is not None and bias is not None:
@@ -100,7 +100,7 @@ def load_from_graph(model: nn.Module, graph: bytes, where: str) -> None:
         elif name in norms:
             _become_bias(norms[name], np.zeros(len(layer.weight), np.float32) if bias is None else bias)
         elif bias is not None:
-            raise EngineError("a bias of the graph has no place in the PyTorch model", where=where, found=name)
+            raise CannotRunError("a bias of the graph has no place in the PyTorch model", where=where, found=name)
 
 
 def _norm_after(model: nn.Module) -> Mapping[str, nn.Module]:
@@ -128,7 +128,9 @@ def _become_bias(norm: nn.Module, bias: NDArray) -> None:
 
 def _copy(target: torch.Tensor, values: NDArray, where: str) -> None:
     if tuple(target.shape) != values.shape:
-        raise EngineError("a weight has another shape", where=where, expected=tuple(target.shape), found=values.shape)
+        raise CannotRunError(
+            "a weight has another shape", where=where, expected=tuple(target.shape), found=values.shape
+        )
     with torch.no_grad():
         target.copy_(torch.from_numpy(values.copy()))
 

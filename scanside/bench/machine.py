@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,18 @@ def peak_memory_mib(proc: Path = PROC) -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / _MIB if sys.platform == "darwin" else peak / 1024
+
+
+def resident_mib(proc: Path = PROC) -> float | None:
+    """Memory of this process in MiB now, or None where the system does not say."""
+    kib = _field(proc / "self/status", r"^VmRSS:\s+(\d+) kB")
+    return None if kib is None else kib / 1024
+
+
+def package_versions() -> dict[str, str]:
+    """Python and the packages that decide about answers and times."""
+    packages = ("numpy", "onnxruntime", "opencv-python-headless", "pydicom")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def _memory_gib() -> float | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import scanside
-from scanside.bench.machine import conditions_name, machine_record
+from scanside.bench.machine import conditions_name, machine_record, package_versions
 from scanside.bench.statistics import repetitions_for, require_repetitions
 from scanside.engine.predictor import Predictor
 from scanside.errors import UsageError
@@ -42,7 +43,7 @@ class Plan:
 
 
 def conditions_of(predictor: Predictor) -> dict[str, Any]:
-    """What ran where: the name results files carry, runtime, precision, policy, pack, machine and version."""
+    """What ran where: the name results files carry, runtime, precision, policy, pack, machine, versions, date."""
     record = predictor.device
     device = "cuda" if record.runtime.startswith(("onnxruntime/cuda", "tensorrt")) else "cpu"
     return {
@@ -61,4 +62,6 @@ def conditions_of(predictor: Predictor) -> dict[str, Any]:
         },
         "machine": machine_record(),
         "scanside": scanside.__version__,
+        "versions": package_versions(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
     }

@@ -9,6 +9,9 @@ from scanside.bench.measurement import Measurement
 from scanside.errors import EngineError
 from scanside.exam.write import atomic_file
 
+_DESCRIPTION = {"png": "Description", "svg": "Description", "pdf": "Subject"}
+"""Where a format keeps what its picture is of."""
+
 
 def require_matplotlib() -> None:
     """Raise unless plots can be drawn.
@@ -26,6 +29,8 @@ def require_matplotlib() -> None:
 
 def plot_measurement(measurement: Measurement, path: str | Path) -> None:
     """Draw the share of repetitions faster than each time, as PNG or what the file's ending says (svg, pdf).
+
+    The file's metadata say what was measured, when and on which processor.
 
     Raises
     ------
@@ -56,6 +61,21 @@ def plot_measurement(measurement: Measurement, path: str | Path) -> None:
     axes.set(xlabel="wall time (ms)", ylabel="share of repetitions", ylim=(0, 1.02), title=measurement.name)
     axes.grid(alpha=0.3)
     image = io.BytesIO()
-    figure.savefig(image, format=path.suffix.lstrip(".") or "png", dpi=150)
+    kind = path.suffix.lstrip(".").lower() or "png"
+    metadata = {_DESCRIPTION[kind]: provenance(measurement)} if kind in _DESCRIPTION else {}
+    figure.savefig(image, format=kind, dpi=150, metadata=metadata)
     with atomic_file(path) as file:
         file.write(image.getvalue())
+
+
+def provenance(measurement: Measurement) -> str:
+    """What was measured, with which command, when, and on which processor, in a line."""
+    conditions = measurement.conditions
+    parts = (
+        measurement.name,
+        conditions.get("command"),
+        conditions.get("date"),
+        f"scanside {conditions.get('scanside')}",
+        conditions.get("device_name"),
+    )
+    return "; ".join(str(part) for part in parts if part)

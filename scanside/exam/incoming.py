@@ -1,8 +1,9 @@
 """A sweep that arrives while it is made: files that fill a folder, or raw frames on a stream.
 
 Both give what `scanside.engine.live.Session` wants: what is known of the sweep before its first frame, then
-(index, frame) pairs. A sweep ends when all its frames have come or its source says so; a source that says nothing for
-`timeout_s` has stalled, which is an error.
+(index, frame) pairs. A sweep ends when all its frames have come or its source says so. Before its first frame a source
+may be silent for `wait_s`, since a scanner is readied for minutes; after it one that says nothing for `timeout_s` has
+stalled. Both are errors.
 
 A **stream** is one line of JSON, ``{"shape": [sweep, depth, lateral], "spacing_mm": [sweep, depth, lateral]}`` with
 ``laterality`` and ``view`` if known, and after it the frames in sweep order, each depth x lateral bytes of grey. The
@@ -35,6 +36,7 @@ from scanside.exam.geometry import Geometry
 from scanside.exam.volume import Laterality, VolumeInfo, Voxels
 
 DEFAULT_TIMEOUT_S = 10.0
+DEFAULT_WAIT_S = 600.0
 END_NAME = "end"
 HEADER_NAME = "sweep.json"
 MAX_HEADER_BYTES = 65_536
@@ -91,8 +93,8 @@ class StreamSweep:
     ----------
     descriptor : int
         Open for reading, in binary.
-    timeout_s : float
-        Longest silence.
+    timeout_s, wait_s : float
+        Longest silence after the first frame, and before it.
     cancel : Event, optional
         Stops the waiting.
 
@@ -102,8 +104,16 @@ class StreamSweep:
         No usable header.
     """
 
-    def __init__(self, descriptor: int, *, timeout_s: float = DEFAULT_TIMEOUT_S, cancel: Event | None = None) -> None:
-        self._descriptor, self._timeout_s, self._cancel = descriptor, timeout_s, cancel or Event()
+    def __init__(
+        self,
+        descriptor: int,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        wait_s: float = DEFAULT_WAIT_S,
+        cancel: Event | None = None,
+    ) -> None:
+        self._descriptor, self._cancel = descriptor, cancel or Event()
+        self._silence = _Silence("stream", timeout_s, wait_s)
         self._ahead = b""
         self.info = info_from_header(self._header(), "stream", "standard input: the first line")
 
@@ -134,7 +144,9 @@ class StreamSweep:
                     return
                 view[done : done + len(data)] = data
                 done += len(data)
+                self._silence.heard()
             yield k, frame
+            self._silence.heard()
         if self._read(1):
             raise ExamReadError("the stream goes on after the last frame", where="stream", expected=f"{count} frames")
 
@@ -160,11 +172,9 @@ class StreamSweep:
         if self._ahead:
             data, self._ahead = self._ahead[:most], self._ahead[most:]
             return data
-        last = time.monotonic() + self._timeout_s
         while os.name == "posix" and not select.select([self._descriptor], [], [], _POLL_S)[0]:
             _heed(self._cancel)
-            if time.monotonic() > last:
-                raise _stalled("stream", self._timeout_s)
+            self._silence.check()
         _heed(self._cancel)
         return os.read(self._descriptor, most)
 
@@ -175,14 +185,17 @@ def opener(
     frames: int | None = None,
     spacing_mm: Spacing | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
+    wait_s: float = DEFAULT_WAIT_S,
     cancel: Event | None = None,
 ) -> Callable[[], StreamSweep | FolderSweep]:
     """What opens the sweep of `source`: "-" is standard input, anything else a folder."""
 
     def open_sweep() -> StreamSweep | FolderSweep:
         if source == "-":
-            return StreamSweep(sys.stdin.fileno(), timeout_s=timeout_s, cancel=cancel)
-        return FolderSweep(Path(source), frames=frames, spacing_mm=spacing_mm, timeout_s=timeout_s, cancel=cancel)
+            return StreamSweep(sys.stdin.fileno(), timeout_s=timeout_s, wait_s=wait_s, cancel=cancel)
+        return FolderSweep(
+            Path(source), frames=frames, spacing_mm=spacing_mm, timeout_s=timeout_s, wait_s=wait_s, cancel=cancel
+        )
 
     return open_sweep
 
@@ -207,8 +220,8 @@ class FolderSweep:
         How many will come, where ``sweep.json`` does not say.
     spacing_mm : tuple of float, optional
         Voxel size, for what neither ``sweep.json`` nor a DICOM header states.
-    timeout_s : float
-        Longest silence.
+    timeout_s, wait_s : float
+        Longest silence after the first frame, and before it.
     cancel : Event, optional
         Stops the waiting.
 
@@ -227,11 +240,13 @@ class FolderSweep:
         frames: int | None = None,
         spacing_mm: Spacing | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        wait_s: float = DEFAULT_WAIT_S,
         cancel: Event | None = None,
     ) -> None:
         if not folder.is_dir():
             raise ExamReadError("there is no such folder", where=folder)
-        self._folder, self._timeout_s, self._cancel = folder, timeout_s, cancel or Event()
+        self._folder, self._cancel = folder, cancel or Event()
+        self._silence = _Silence(folder.name, timeout_s, wait_s)
         self._spacing_mm = spacing_mm
         self._resting: dict[str, tuple[int, int]] = {}
         self._taken: set[str] = set()
@@ -240,6 +255,7 @@ class FolderSweep:
         self._first = next(self._pictures(), None)
         if self._first is None:
             raise ExamReadError("the sweep ended before its first frame", where=folder.name)
+        self._silence.heard()
         self.info = self._info(self._first, frames)
 
     def frames(self) -> Iterator[Frame]:
@@ -254,6 +270,7 @@ class FolderSweep:
         """
         assert self._first is not None
         yield self._first.index, self._first.pixels
+        self._silence.heard()
         left = self.info.geometry.shape[0] - 1
         pictures = self._pictures() if left else iter(())
         for picture in pictures:
@@ -290,7 +307,6 @@ class FolderSweep:
 
     def _pictures(self) -> Iterator[_Picture]:
         """New files in the order of their names at each look, until the end is said."""
-        last = time.monotonic() + self._timeout_s
         while True:
             ending = (self._folder / END_NAME).exists()
             names = self._ready()
@@ -299,12 +315,11 @@ class FolderSweep:
                 if picture is not None:
                     self._taken.add(name)
                     yield picture
-                    last = time.monotonic() + self._timeout_s
+                    self._silence.heard()
             if ending and not self._listed():
                 return
             _heed(self._cancel)
-            if time.monotonic() > last:
-                raise _stalled(self._folder.name, self._timeout_s)
+            self._silence.check()
             self._cancel.wait(_POLL_S)
 
     def _listed(self) -> dict[str, tuple[int, int]]:
@@ -389,11 +404,35 @@ def _heed(cancel: Event) -> None:
         raise Cancelled("stopped by the caller")
 
 
-def _stalled(where: str, timeout_s: float) -> ExamReadError:
-    return ExamReadError(
-        "the source has stalled",
-        where=where,
-        expected=f"a frame within {timeout_s:g} s",
-        found="nothing",
-        remedy="what came has been kept; a slower source needs a longer --timeout",
-    )
+class _Silence:
+    """How long a source has said nothing, and whether that is too long: `wait_s` before its first frame begins."""
+
+    def __init__(self, where: str, timeout_s: float, wait_s: float) -> None:
+        self._where, self._timeout_s, self._wait_s = where, timeout_s, wait_s
+        self._begun = False
+        self._last = time.monotonic()
+
+    def heard(self) -> None:
+        """Something of a frame came."""
+        self._begun = True
+        self._last = time.monotonic()
+
+    def check(self) -> None:
+        """Raise if the silence is too long."""
+        if time.monotonic() - self._last <= (self._timeout_s if self._begun else self._wait_s):
+            return
+        if not self._begun:
+            raise ExamReadError(
+                "no frame came",
+                where=self._where,
+                expected=f"the first within {self._wait_s:g} s",
+                found="nothing",
+                remedy="a sweep that begins later needs a longer --wait",
+            )
+        raise ExamReadError(
+            "the source has stalled",
+            where=self._where,
+            expected=f"a frame within {self._timeout_s:g} s",
+            found="nothing",
+            remedy="what came has been kept; a slower source needs a longer --timeout",
+        )

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from benchmarks import compare, contest, exam
-from benchmarks.contest import Agreement, Contestant, Outcome, Worker, hold, require_same_lesions, summary
+from benchmarks.contest import Agreement, Contestant, Outcome, Worker, hold, require_same_lesions, stages, summary
 from benchmarks.done import Rows
+from benchmarks.peers.common import CannotRunError
+from benchmarks.worker import cannot_run
+from scanside.bench.machine import instruction_set
+from scanside.engine.pipeline import POLICIES
 from scanside.errors import EngineError, UsageError
 from scanside.exam.geometry import Geometry
 from scanside.exam.write import write_dicom
@@ -133,19 +140,75 @@ def make_small(module: Any, blobs: Path, tiny_pack: Path, tmp_path: Path, monkey
         rounds=1,
         threads=1,
         work=tmp_path,
-        policy="exact",
-        allow_uncertified=False,
         **CPU,
+        allow_uncertified=False,
         **more,
     )
 
 
 def test_the_exam_table(blobs: Path, tiny_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_small(exam, blobs, tiny_pack, tmp_path, monkeypatch, peers="onnxruntime")
-    names = {path.name.split("-", 2)[0] + path.suffix for path in tmp_path.iterdir()}
-    assert names == {"exam.csv", "exam.json"}
+    make_small(exam, blobs, tiny_pack, tmp_path, monkeypatch, peers="onnxruntime", policies="exact,confirm")
+    place = f"exam-cpu1-{instruction_set()}-fp32"
+    files = {f"{place}-{policy}-24x80x96{end}" for policy in POLICIES for end in (".csv", ".json", "-stages.csv")}
+    assert {path.name for path in tmp_path.iterdir()} == {*files, f"{place}-24x80x96-rounds.csv"}
+    for policy in POLICIES:  # both tables come from the same rounds of the peer
+        with open(tmp_path / f"{place}-{policy}-24x80x96.csv", encoding="utf-8", newline="") as file:
+            ours, peer = csv.DictReader(file)
+        assert (ours["contestant"], ours["ratio_median"]) == (f"scanside {policy}", "1.0")
+        assert peer["contestant"] == "onnxruntime"
+        assert float(peer["ratio_median"]) == pytest.approx(float(peer["median_s"]) / float(ours["median_s"]), rel=0.1)
+        record = json.loads((tmp_path / f"{place}-{policy}-24x80x96.json").read_text())
+        assert (record["policy"], record["seed"], record["precision"]) == (policy, 1, "fp32")
+        assert {"command", "date", "machine", "onnxruntime", "fallbacks", "allow_uncertified"} <= set(record)
     with pytest.raises(UsageError, match=r"paper \| torch-compile"):
-        make_small(exam, blobs, tiny_pack, tmp_path, monkeypatch, peers="tensorflow")
+        make_small(exam, blobs, tiny_pack, tmp_path, monkeypatch, peers="tensorflow", policies="exact")
+    with pytest.raises(UsageError, match=r"no such policy; expected exact \| confirm, found quick"):
+        make_small(exam, blobs, tiny_pack, tmp_path, monkeypatch, peers="", policies="quick")
+
+
+def test_a_stage_before_and_after() -> None:
+    busy = {"here": [100.0, 200.0, 100.0], "there": [300.0, 400.0, 500.0]}
+    rounds = [
+        {"round": n, "contestant": name, "stages_ms": {"segment": ms, "link": 0.0}}
+        for name, values in busy.items()
+        for n, ms in enumerate(values)
+    ]
+    segment, link = stages(Outcome({}, {}, rounds), ("here", "there"))
+    assert (segment["stage"], segment["here_median_s"], segment["there_median_s"]) == ("segment", 0.1, 0.4)
+    assert (segment["ratio_median"], segment["ratio_low"], segment["ratio_high"]) == (3.0, 2.0, 5.0)
+    assert (link["here_median_s"], link["ratio_median"]) == (0.0, "")
+    assert stages(Outcome({}, {}, rounds), ("here",))[0]["high_s"] == 0.2
+
+
+def test_only_what_lacks_something_here_is_left_out() -> None:
+    assert cannot_run(ModuleNotFoundError("no torch", name="torch"))
+    assert cannot_run(CannotRunError("PyTorch sees no GPU"))
+    for fault in (
+        ModuleNotFoundError("a typo", name="benchmarks.peers.papr"),
+        ImportError("cannot import name"),
+        EngineError("a peer reads other frames"),
+        RuntimeError("out of memory"),
+    ):
+        assert not cannot_run(fault)
+
+
+@pytest.mark.parametrize(
+    ("crash", "words"),
+    [("raise RuntimeError('a bug')", "loop: a contestant failed; found RuntimeError: a bug"), ("os._exit(9)", "ended")],
+)
+def test_a_peer_that_crashes_ends_the_benchmark(
+    blobs: Path, tiny_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: str, words: str
+) -> None:
+    package = tmp_path / "peers" / "benchmarks" / "peers"
+    shutil.copytree(
+        contest.ROOT / "benchmarks", package.parent, ignore=shutil.ignore_patterns("results", "__pycache__")
+    )
+    (package / "plain_onnx.py").write_text(f'"""A peer."""\nimport os\n{crash}\n')
+    monkeypatch.setattr(contest, "WORKER", package.parent / "worker.py")
+    contestants = [Contestant("ours", "scanside", CPU), Contestant("loop", "plain_onnx", path=package.parents[1])]
+    rows = Rows(tmp_path / "t.csv", ("round", "contestant"), {})
+    with pytest.raises(EngineError, match=words):
+        hold(contestants, rows, exam=blobs, pack=tiny_pack, threads=1, rounds=1, least_score=0.5)
 
 
 def test_another_commit(
@@ -159,7 +222,7 @@ def test_another_commit(
         commit = compare.commit_of("HEAD")
     except UsageError:
         pytest.skip("no repository here")
-    make_small(compare, blobs, tiny_pack, tmp_path, monkeypatch, revision="HEAD")
+    make_small(compare, blobs, tiny_pack, tmp_path, monkeypatch, revision="HEAD", policy="exact")
     assert (tmp_path / f"compare-{commit[:10]}-24x80x96.csv").is_file()
     assert "times as long as this tree" in capsys.readouterr().out
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 from benchmarks import page, phantoms, roofline, scaling, start
+from benchmarks.record import write_csv, write_json
 from benchmarks.scaling import Case, cases
 from scanside.errors import ExamReadError, UsageError
 from scanside.exam.geometry import Geometry
@@ -144,7 +146,11 @@ def test_the_page_holds_every_table_and_plot(results: Path, tmp_path: Path) -> N
     text = (tmp_path / "performance.md").read_text(encoding="utf-8")
     made = {file.name.split("-")[0] for file in results.glob("*.json")}
     assert made == {"exam", "scaling", "roofline", "start"}, "the tests above make them"
-    assert text.count("\n## ") == 4
+    assert text.count("\n## ") == 5
+    missing = text[text.index("## Missing") :]
+    assert re.findall(r"^- (\w+): `python -m benchmarks \1`$", missing, re.MULTILINE) == [
+        kind for kind in page.PARTS if kind not in made
+    ]
     links = re.findall(r"\]\(([^)]+)\)", text)
     assert len(links) == 4
     assert all((tmp_path / link).read_bytes()[:4] == b"\x89PNG" for link in links)
@@ -153,8 +159,68 @@ def test_the_page_holds_every_table_and_plot(results: Path, tmp_path: Path) -> N
     assert "cuda-graphs is left out: PyTorch sees no GPU" in text
     assert "Invented 9000, 2 cores, avx512amx" in text
     assert "segment is bound by" in text
+    with Image.open(tmp_path / links[0]) as image:
+        said = image.text["Description"]  # type: ignore[attr-defined]
+    assert said == "python -m benchmarks exam; 2026-01-01; source abc; Invented 9000, 2 cores"
     page.make_table(out=results, pack=None, docs=tmp_path)
     assert (tmp_path / "performance.md").read_text(encoding="utf-8") == text
+
+
+INVENTED = {
+    "machine": {"processor": "Invented 9000", "cores": 2, "instructions": "avx512amx"},
+    "command": "python -m benchmarks x",
+    "date": "2026-01-01",
+    "source": "abc",
+    "onnxruntime": "1.32",
+    "policy": "confirm",
+    "ran_precision": "bf16",
+    "precision": "bf16",
+    "threads": 2,
+}
+
+
+def invented(folder: Path, name: str, rows: list[dict[str, Any]], **record: Any) -> None:
+    if rows:
+        write_csv(folder / f"{name}.csv", rows)
+    write_json(folder / f"{name}.json", INVENTED | record)
+
+
+def test_the_page_knows_the_other_tables(tmp_path: Path) -> None:
+    sweep = {"seed": 5200, "frames_per_s": 5.3, "median_s": 0.2, "ci95_low_s": 0.1, "ci95_high_s": 0.3}
+    invented(tmp_path, "live-c", [sweep | {"worst_ms": 1234.5, "sections_left": 6}])
+    policy = {"transverse_a_volume": 318, "sagittal_a_volume": 100, "coronal_a_volume": 60, "sensitivity": 0.9}
+    difference = {"sensitivity": {"value": -0.0233, "low": -0.0714, "high": 0.0}, "auc": None, "lesions_both_found": 3}
+    rows = [{"policy": name} | policy for name in ("exact", "confirm")]
+    invented(tmp_path, "policies-c", rows, volumes=20, lesions=43, difference=difference)
+    invented(tmp_path, "loadgen-c", [{"what": "exam", "valid": 0, "p90_ms": 17.5}], seconds=60.0, queries=64)
+    invented(tmp_path, "trace-c", [{"stage": "segment", "busy_ms": 3.0}], repetitions=6, median_ms=4.5)
+    soaked = [{"exam": i, "resident_mib": 900 + i, "threads": 3, "open_files": 7} for i in range(3)]
+    left = {"threads_more": 0, "open_files_more": 0, "different_reports_an_exam": 1}
+    invented(tmp_path, "soak-c", soaked, exams=3, resident_mib_per_100_exams=0.25, **left)
+    parity = {"network": "segmenter", "precision": "bf16", "auc difference": "-0.0004 (-0.0012 to 0.0004)"}
+    invented(tmp_path, "parity", [parity])
+    invented(
+        tmp_path, "phantoms-summary", [], seeds=[5000, 5039], volumes=40, lesions=84, found=75, sensitivity=0.8929,
+        false_positives_per_volume=1.1, auc=0.9933, accuracy=0.9467,
+    )  # fmt: skip
+    page.make_table(out=tmp_path, pack=None, docs=tmp_path / "docs")
+    text = (tmp_path / "docs" / "performance.md").read_text(encoding="utf-8")
+    for said in (
+        "The goal, 1 s from the last frame to the report, is missed: the slowest sweep took 1.23 s.",
+        "| sensitivity | -0.0233 | -0.0714 to 0 |",
+        "| auc | not known |  |",
+        "| exam | 0 | 17.5 |",
+        "at least 60 s and 64 queries; official MLPerf runs take 600 s",
+        "the median of 6 runs, 4.5 ms",
+        "| 3 | 0.25 | 0 | 0 | 1 |",
+        "| segmenter | bf16 | -0.0004 (-0.0012 to 0.0004) |",
+        "| 40 | 84 | 75 | 0.8929 | 1.1 | 0.9933 | 0.9467 |",
+        "- exam: `python -m benchmarks exam`",
+    ):
+        assert said in text
+    assert {path.stem for path in (tmp_path / "docs" / "images").iterdir()} == {
+        f"performance-{name}-c" for name in ("live", "policies", "soak")
+    }
 
 
 def test_a_page_of_nothing_or_of_damage(tmp_path: Path) -> None:

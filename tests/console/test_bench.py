@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from scanside.cli import app
@@ -46,7 +47,26 @@ def test_an_exam_with_its_files(how: tuple[object, ...], tmp_path: Path) -> None
         assert word in result.stdout
     assert result.stderr == ""
     assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
-    assert "<svg" in (tmp_path / "p.svg").read_text()
+    picture = (tmp_path / "p.svg").read_text()
+    assert "<svg" in picture
+    assert "exam-cpu1-" in picture[picture.index("description") :]  # what it is of stands in the file itself
+
+
+def test_a_sweep_in_real_time(how: tuple[object, ...], tmp_path: Path) -> None:
+    result = run("live", *how, "--rate", 4000, "--trace", tmp_path / "t.json", "--plot", tmp_path / "p.png", "--json")
+    assert result.exit_code == 0, result.stderr
+    shown = json.loads(result.stdout)
+    assert (shown["what"], shown["conditions"]["policy"], shown["checked_answers"]) == ("live", "confirm", 6)
+    assert {"first_finding_s", "sections_left", "triplets_left", "push_late_ms"} <= set(shown["figures"])
+    assert {"date", "versions", "machine", "command"} <= set(shown["conditions"])
+    assert (tmp_path / "t.json").is_file()
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.text["Description"].startswith("live-cpu1-")  # type: ignore[attr-defined]
+
+
+def test_what_cannot_run_is_refused_before_a_phantom_is_made(tiny_pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scanside.bench.exam.write_phantom", lambda *_, **__: pytest.fail("a phantom"))
+    assert run("live", "--device", "cuda", "--pack", tiny_pack, "-q").exit_code == 4
 
 
 def test_json_alone_on_stdout(how: tuple[object, ...]) -> None:
@@ -70,6 +90,8 @@ def test_the_phantom_is_made_where_no_exam_is_named(tiny_pack: Path) -> None:
         (("section", "--percentiles", "0"), 2, "--percentiles makes no sense"),
         (("section", "--percentiles", "p50"), 2, "--percentiles makes no sense"),
         (("triplet", "--warm-up", "0"), 2, "warms up at least once"),
+        (("live", "--percentiles", "90", "--repetitions", "35"), 2, "Use --repetitions 36"),
+        (("live", "--device", "cuda"), 4, "no usable CUDA provider"),
         (("exam", "--shape", "tiny"), 2, "SWEEPxDEPTHxLATERAL"),
         (("exam", "--device", "cuda"), 4, "no usable CUDA provider"),
         (("cold", "--device", "cuda"), 4, "no usable CUDA provider"),

@@ -148,7 +148,8 @@ def test_a_lesion_that_no_transverse_section_shows_is_missed_and_costs_nothing(n
     assert set(found.sections) == {Plane.TRANSVERSE}
 
 
-@pytest.mark.parametrize(("batch", "threads"), [(1, 1), (8, 2), (32, 2)])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("batch", [1, 8, 32])
 @pytest.mark.parametrize("policy", ["exact", "confirm"])
 def test_batches_threads_and_arrival_change_nothing(
     blob_volume: BlobVolume,

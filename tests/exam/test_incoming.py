@@ -129,6 +129,25 @@ def test_a_stream_that_stalls(pipe: list[int], voxels: np.ndarray) -> None:
     assert stalled.value.exit_code == 3
 
 
+def test_the_timeout_of_a_stream_begins_with_its_first_frame(pipe: list[int], voxels: np.ndarray) -> None:
+    os.write(pipe[1], line())
+    frames = StreamSweep(pipe[0], timeout_s=0.01, wait_s=60).frames()
+    timer = threading.Timer(0.3, os.write, (pipe[1], voxels[:1].tobytes()))
+    timer.start()
+    assert next(frames)[0] == 0
+    timer.join()
+    with pytest.raises(ExamReadError, match=r"the source has stalled; expected a frame within 0.01 s"):
+        next(frames)
+
+
+def test_a_stream_without_a_frame_is_waited_for_only_so_long(pipe: list[int]) -> None:
+    os.write(pipe[1], line())
+    sweep = StreamSweep(pipe[0], timeout_s=60, wait_s=0.1)
+    with pytest.raises(ExamReadError, match=r"no frame came; expected the first within 0.1 s.*--wait") as late:
+        next(sweep.frames())
+    assert late.value.exit_code == 3
+
+
 def test_waiting_for_a_stream_can_be_cancelled(pipe: list[int]) -> None:
     cancel = threading.Event()
     timer = threading.Timer(0.1, cancel.set)
@@ -220,6 +239,15 @@ def test_a_folder_that_stalls(tmp_path: Path, voxels: np.ndarray) -> None:
         gathered(sweep)
 
 
+def test_the_timeout_of_a_folder_begins_with_its_first_frame(tmp_path: Path, voxels: np.ndarray) -> None:
+    timer = threading.Timer(0.3, write_png, (tmp_path, 1, voxels[0]))
+    timer.start()
+    sweep = FolderSweep(tmp_path, frames=5, spacing_mm=SPACING, timeout_s=0.01, wait_s=60)
+    timer.join()
+    with pytest.raises(ExamReadError, match=r"the source has stalled; expected a frame within 0.01 s"):
+        gathered(sweep)
+
+
 def test_waiting_for_a_folder_can_be_cancelled(tmp_path: Path) -> None:
     cancel = threading.Event()
     timer = threading.Timer(0.1, cancel.set)
@@ -245,7 +273,7 @@ def test_waiting_for_a_folder_can_be_cancelled(tmp_path: Path) -> None:
         ({"a1.png": "grey"}, {"spacing_mm": None}, GeometryError, "PNG files state no spacing"),
         ({"a1.png": "grey", "sweep.json": b"{"}, {}, ExamReadError, "the header of the sweep is no JSON"),
         ({"end": b""}, {}, ExamReadError, "the sweep ended before its first frame"),
-        ({}, {}, ExamReadError, "stalled"),
+        ({}, {}, ExamReadError, "no frame came; expected the first within 0.3 s"),
     ],
 )
 def test_a_folder_that_is_no_sweep(
@@ -264,7 +292,7 @@ def test_a_folder_that_is_no_sweep(
             data = cv2.imencode(".png", picture)[1].tobytes()
         (tmp_path / name).write_bytes(data)
     with pytest.raises(error, match=words) as refused:
-        FolderSweep(tmp_path, **{"frames": 5, "spacing_mm": SPACING, "timeout_s": 0.3} | how)
+        FolderSweep(tmp_path, **{"frames": 5, "spacing_mm": SPACING, "timeout_s": 0.3, "wait_s": 0.3} | how)
     assert refused.value.exit_code == 3
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.contest import require_same_lesions
 from benchmarks.peers import compiled
-from benchmarks.peers.common import pixel_array, task_of
+from benchmarks.peers.common import CannotRunError, pixel_array, task_of
 from benchmarks.worker import peer_contestant
 from scanside.engine.predictor import load
 from scanside.errors import EngineError
@@ -59,7 +59,31 @@ def test_a_peer_finds_the_same_lesions(name: str, package: str, blobs: Path, tin
     assert about["about"]
     assert len(ours) == 2
     for _ in range(2):
-        assert require_same_lesions(name, ours, analyze(), ("fp32", about["precision"]), 0.5).borderline_alone == 0
+        found = analyze()["lesions"]
+        assert require_same_lesions(name, ours, found, ("fp32", about["precision"]), 0.5).borderline_alone == 0
+
+
+@pytest.mark.parametrize("best", [1, 2, 4, 8])
+def test_openvino_takes_the_fastest_number_of_sections_and_looks_for_it_once(
+    best: int, blobs: Path, tiny_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    peer_module, tried = import_module("benchmarks.peers.openvino_async"), []
+
+    def seconds(queue: object, sections: int, shape: tuple[int, int]) -> float:
+        tried.append((sections, shape))
+        return float(sections != best)
+
+    peer = peer_module.make(load_pack(tiny_pack), 1)
+    first = peer.analyze(blobs)
+    monkeypatch.setattr(peer_module, "_seconds", seconds)
+    peer._queues.clear()
+    assert len(peer.analyze(blobs)) == len(first) == 2
+    shapes = {shape for _, shape in tried}
+    assert sorted(tried) == sorted((n, shape) for n in (1, 2, 4, 8) for shape in shapes)
+    assert peer.settings == {"sections_a_request": {f"{h}x{w}": best for h, w in shapes}}
+    peer.analyze(blobs)
+    assert len(tried) == 4 * len(shapes)
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
@@ -78,11 +102,11 @@ def test_a_short_batch_is_filled_up_and_cut_again(count: int) -> None:
 
 def test_without_a_compiler(tiny_pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(EngineError, match=r"C\+\+ compiler"):
+    with pytest.raises(CannotRunError, match=r"C\+\+ compiler"):
         compiled.make(load_pack(tiny_pack), 1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu(tiny_pack: Path) -> None:
-    with pytest.raises(EngineError, match="no GPU"):
+    with pytest.raises(CannotRunError, match="no GPU"):
         import_module("benchmarks.peers.cuda_graphs").make(load_pack(tiny_pack), 1)
