@@ -15,7 +15,9 @@ from scanside.console.choices import (
     Format,
     HeatmapsOption,
     JsonOption,
+    JudgedPrecision,
     Method,
+    Network,
     PackOption,
     PlanPrecision,
     Policy,
@@ -23,6 +25,7 @@ from scanside.console.choices import (
     Precision,
     PrecisionOption,
     QuietOption,
+    Reference,
     SectionPlane,
     SpacingOption,
     Stride,
@@ -36,7 +39,6 @@ from scanside.errors import NotBuiltError
 NOTICE = "Research use only. Not a medical device."
 NOT_BUILT = {
     "export": "export trained networks to a pack",
-    "parity": "certify a precision against the PyTorch reference",
 }
 
 # Plain help: the coloured kind alone would take more than the time `scanside --help` may take.
@@ -430,6 +432,85 @@ def calibrate(
             stages=progress.advance,
         )
     tables.print_calibrated(made)
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  scanside parity PACK --data COHORT --out parity
+  scanside parity PACK --data COHORT --out parity --against pytorch --reference weights/ --precision bf16
+  scanside parity PACK --data COHORT --out parity --exams phantom:5000:5008
+COHORT is a folder that `scanside cohort lesions --part parity` or `scanside cohort phantoms` made.
+A killed run goes on where it was when started again. The exit code is 5 where parity is not met.
+"""
+)
+def parity(
+    pack: Annotated[Path, typer.Argument(metavar="PACK", help="The pack to judge.")],
+    data: Annotated[
+        list[Path], typer.Option("--data", metavar="COHORT", help="A folder of cohort files. Repeat for more.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for parity.json.")],
+    against: Annotated[Reference, typer.Option(help="PyTorch in FP32, or the engine's own FP32.")] = Reference.fp32,
+    reference: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="PyTorch weights, NETWORK.safetensors; the pack's own where absent."),
+    ] = None,
+    device: DeviceOption = Device.auto,
+    precision: Annotated[
+        list[JudgedPrecision] | None,
+        typer.Option("--precision", help="What is judged. Repeat for more; all that runs here if absent."),
+    ] = None,
+    network: Annotated[list[Network] | None, typer.Option("--network", help="Which network; both if absent.")] = None,
+    exams: Annotated[
+        list[str] | None,
+        typer.Option("--exams", metavar="EXAM", help="A whole exam, or phantom:FIRST:END. Repeat for more."),
+    ] = None,
+    sections: Annotated[int, typer.Option(min=1, help="The most sections a plane of a case.")] = 12,
+    rounds: Annotated[int, typer.Option(min=100, max=100_000, help="Bootstrap rounds.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 2025,
+    work: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keeps the networks' answers; DIR/work of --out if absent.")
+    ] = None,
+    into_pack: Annotated[
+        bool, typer.Option("--into-pack", help="Keep the certificates in the pack, not in the user's data folder.")
+    ] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Certify a precision against its reference.
+
+    Paired differences in AUC, probability, verdicts, masks and components, on the same cases through both. What meets
+    the gate runs from then on without --allow-uncertified. Needs the eval extra, and train with --against pytorch.
+    """
+    from scanside.console import tables
+    from scanside.console.progress import StageProgress
+    from scanside.console.stop import Stop
+    from scanside.console.workshop import workshop
+    from scanside.pack import load_pack
+    from scanside.parity.certify import Settings, certify, require_met
+
+    with Stop(), StageProgress(quiet=quiet) as progress, workshop("parity --against pytorch"):
+        outcome = certify(
+            load_pack(pack),
+            data,
+            out,
+            Settings(
+                against=against.value,
+                device=device.value,
+                precisions=tuple(p.value for p in precision or ()),
+                networks=tuple(n.value for n in network or ()),
+                reference=reference,
+                sections=sections,
+                rounds=rounds,
+                seed=seed,
+                exams=tuple(exams or ()),
+            ),
+            work=work,
+            into_pack=into_pack,
+            stages=progress.advance,
+        )
+    tables.print_parity(outcome, json=json)
+    require_met(outcome)
 
 
 @pack_app.command("info")

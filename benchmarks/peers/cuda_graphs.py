@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.peers.common import Found, pixel_array, serial_exam, task_of
-from benchmarks.peers.weights import torch_classifier, torch_segmenter
 from scanside.errors import EngineError
+from scanside.export.read_back import torch_classifier, torch_segmenter
 from scanside.pack import Pack
 
 

@@ -23,10 +23,10 @@ from benchmarks.peers.common import (
     section_batches,
     task_of,
 )
-from benchmarks.peers.weights import fp32_graph
 from scanside.engine.sections import native_slices
 from scanside.engine.support import Support
 from scanside.exam.planes import SectionGrid
+from scanside.export.read_back import fp32_graph
 from scanside.pack import Pack
 
 SECTIONS_A_REQUEST = 4

@@ -22,10 +22,12 @@ from scanside.exam.phantom import Acquisition, Population, make_lesion
 from scanside.exam.phantom.make import STANDARD_EXTENT_MM, STANDARD_SHAPE
 from scanside.training import seeds
 from scanside.training.cohort import Job, OnCase, build_files
-from scanside.training.cutting import CohortSettings, Origin, crops_window, lesion_arrays
+from scanside.training.cutting import CohortSettings, Origin, crops_window, lesion_arrays, volume_arrays
 
 LESION_COHORT = "phantom lesions"
 LESION_SETTINGS = CohortSettings(boxes=2, frames=8, crop_size=160)
+PARITY = "parity"
+"""The part that judges the segmenter too: its files also hold sections of what was made around the lesion."""
 BILATERAL_PATIENTS = 5
 """Patients of hospital A with a lesion in each breast (paper, Results); here they are the first of the training."""
 
@@ -90,7 +92,7 @@ PARTS = {
         Part("test", HOSPITAL_A, _A + 1036, 54, 62, (29.2, 11.4), (18.5, 8.1)),
         Part("external-b", HOSPITAL_B, seeds.LESIONS_B.start, 53, 49, (21.8, 6.77), (20.5, 10.5)),
         Part("external-c", HOSPITAL_C, seeds.LESIONS_C.start, 57, 62, (22.3, 13.4), (19.7, 11.4)),
-        Part("parity", HOSPITAL_A, seeds.LESIONS_PARITY.start, 279, 321, (29.2, 11.4), (18.5, 8.1)),
+        Part(PARITY, HOSPITAL_A, seeds.LESIONS_PARITY.start, 279, 321, (29.2, 11.4), (18.5, 8.1)),
     )
 }
 
@@ -125,7 +127,8 @@ class LesionJob:
             window_mm=partial(crops_window, number=self.number, settings=settings),
         )
         origin = Origin(LESION_COHORT, f"{hospital.name} {self.number}", self.patient, part.name)
-        return lesion_arrays(volume, self.number, settings, origin, **self.made_with)
+        cut = volume_arrays if part.name == PARITY else lesion_arrays
+        return cut(volume, self.number, settings, origin, **self.made_with)
 
 
 def lesion_jobs(part: Part, difficulty: float = 0.0) -> list[LesionJob]:

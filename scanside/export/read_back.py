@@ -1,8 +1,9 @@
-"""The pack's networks for peers: as plain FP32 ONNX graphs, and as PyTorch modules with the same weights.
+"""The pack's networks read back: as plain FP32 ONNX graphs, and as PyTorch modules with the same weights.
 
-A pack keeps weights in 8 bits and batch normalisation folded into the convolutions. A peer gets the very numbers that
-our engine runs: the 8-bit weights multiplied out, and, in PyTorch, each folded bias in the batch normalisation that
-follows (which is then the identity plus that bias). PyTorch so keeps the layers it would have after training.
+A pack keeps weights in 8 bits and batch normalisation folded into the convolutions. A peer or a reference gets the very
+numbers that our engine runs: the 8-bit weights multiplied out, and, in PyTorch, each folded bias in the batch
+normalisation that follows (which is then the identity plus that bias). PyTorch so keeps the layers it would have after
+training.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import nn
 
 from scanside.errors import EngineError
 from scanside.export.onnx import SegmenterGraph
+from scanside.models.backbones import StrideAt
 from scanside.models.fusion import FusionClassifier
 from scanside.models.unet import build_segmenter
 from scanside.pack import Pack
@@ -85,6 +87,11 @@ class Probability(nn.Module):
 
     def forward(self, *pixels: torch.Tensor) -> torch.Tensor:
         return self.model.probability(*pixels)
+
+
+def stride_of(pack: Pack) -> StrideAt:
+    """Which convolution of a stage's first block strides ("1x1", "3x3"), as the classifier's graph has it."""
+    return _stride_at(pack.graph_bytes("classifier"))
 
 
 def load_from_graph(model: nn.Module, graph: bytes, where: str) -> None:
@@ -156,7 +163,7 @@ def _copy(target: torch.Tensor, values: NDArray, where: str) -> None:
         target.copy_(torch.from_numpy(values.copy()))
 
 
-def _stride_at(graph: bytes) -> str:
+def _stride_at(graph: bytes) -> StrideAt:
     """Which convolution of a stage's first block strides, as the graph has it."""
     for node in onnx.load_from_string(graph).graph.node:
         if node.op_type == "Conv" and "layer2.0.conv1.weight" in node.input[1]:
