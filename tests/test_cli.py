@@ -69,7 +69,7 @@ def test_help_names_every_verb_and_the_notice(run: Run) -> None:
     assert NOTICE in " ".join(text.split())
 
 
-@pytest.mark.parametrize("verb", ["demo", "analyze", "live", "inspect", "phantom", "evaluate", "build"])
+@pytest.mark.parametrize("verb", ["demo", "analyze", "live", "inspect", "phantom", "evaluate", "build", "parity"])
 def test_the_help_of_a_verb_has_examples(run: Run, verb: str) -> None:
     result = run(verb, "--help")
     assert result.exit_code == 0
