@@ -34,13 +34,16 @@ class Allowed:
 def unmet(certificate: Certificate) -> tuple[str, ...]:
     """What of the gate a certificate does not meet; empty when it is valid.
 
-    The classifier: both confidence intervals of the paired AUC difference within 0.005. The segmenter: the mean Dice
-    difference within 0.005. Either on at least 600 lesions.
+    The classifier: both confidence intervals of the paired AUC difference within 0.005, and a reference that errs at
+    all, without which they have no width. The segmenter: the mean Dice difference within 0.005. Either on at least 600
+    lesions.
     """
     reasons = []
     if certificate.lesions < MIN_LESIONS:
         reasons.append(f"{certificate.lesions} lesions, the gate needs {MIN_LESIONS}")
     if certificate.auc is not None:
+        if not 0 < certificate.auc.reference < 1:
+            reasons.append(f"a reference AUC of {certificate.auc.reference:g}: the cases are too easy to tell")
         for name, interval in (("DeLong", certificate.auc.delong), ("bootstrap", certificate.auc.bootstrap)):
             low, high = interval
             if not -MAX_AUC_DIFFERENCE <= low <= high <= MAX_AUC_DIFFERENCE:

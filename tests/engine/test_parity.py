@@ -97,6 +97,7 @@ BAD: list[tuple[str, Callable[[Certificate], Certificate], str]] = [
     ("classifier", lambda c: replace(c, lesions=599), "599 lesions, the gate needs 600"),
     ("classifier", lambda c: replace(c, auc=replace(AUC, delong=(-0.0051, 0.0))), "DeLong"),
     ("classifier", lambda c: replace(c, auc=replace(AUC, bootstrap=(0.0, 0.0051))), "bootstrap"),
+    ("classifier", lambda c: replace(c, auc=AucParity(1.0, 1.0, 0.0, (0.0, 0.0), (0.0, 0.0))), "too easy to tell"),
     ("segmenter", lambda c: replace(c, masks=replace(MASKS, dice_difference=-0.006)), "Dice difference -0.0060"),
     ("segmenter", lambda c: replace(c, lesions=0), "0 lesions"),
     ("segmenter", lambda c: replace(c, graph_sha256="1" * 64), "a certificate of another graph"),
