@@ -49,11 +49,16 @@ def load_network(pack: Pack, network: str, choice: Choice, *, device: str, threa
     return Classifier(graph, pack.manifest.classifier, **how)
 
 
-def fastest_choice(pack: Pack, machine: Capabilities, candidates: Allowed, *, device: str, threads: int) -> Choice:
-    """The fastest of what a network may run, measured at the first call and then remembered (see `fastest`)."""
+def fastest_choice(
+    pack: Pack, machine: Capabilities, candidates: Allowed, *, device: str, threads: int
+) -> tuple[Choice, tuple[str, ...]]:
+    """The fastest of what a network may run, measured at the first call and then remembered (see `fastest`).
+
+    And remarks for the report: the gate's, and each certified precision that does not run.
+    """
     choices = {choice.precision: choice for choice in candidates.choices}
     if len(choices) == 1:
-        return candidates.choices[0]
+        return candidates.choices[0], candidates.remarks
     subject = {
         "pack": pack.sha256,
         "network": candidates.network,
@@ -75,7 +80,8 @@ def fastest_choice(pack: Pack, machine: Capabilities, candidates: Allowed, *, de
         finally:
             network.close()
 
-    return choices[fastest(tuple(choices), loaded, subject)]
+    precision, remarks = fastest(tuple(choices), loaded, subject)
+    return choices[precision], (*candidates.remarks, *(f"{candidates.network}: {remark}" for remark in remarks))
 
 
 def _gpu(candidates: Allowed) -> list[str]:

@@ -31,31 +31,38 @@ def fastest(
     subject: Mapping[str, Any],
     *,
     clock: Callable[[], float] = time.perf_counter,
-) -> str:
-    """The fastest of `precisions`; what is remembered is not measured again.
+) -> tuple[str, tuple[str, ...]]:
+    """The fastest of `precisions`, and a remark for each that does not run; what is remembered is not measured again.
 
     Parameters
     ----------
     precisions : sequence of str
-        The candidates; the first wins a draw.
+        The candidates; the first wins a draw, and must run.
     load : callable
         From a precision to a context manager of one batch's run. All are open at once while measuring.
     subject : mapping
         Plain JSON: everything that decides the outcome. Its hash is the memory's key.
+
+    Raises
+    ------
+    ScansideError
+        The first of `precisions` does not run.
     """
     file = memory_file(subject)
     remembered = _remembered(file, subject)
     if remembered is not None and remembered in precisions:
-        return remembered
-    seconds = _measured(precisions, load, clock)
-    best = min(precisions, key=seconds.__getitem__)
+        return remembered, ()
+    seconds, remarks = _measured(precisions, load, clock)
+    best = min(seconds, key=seconds.__getitem__)
+    if remarks:  # a plan not built yet, memory taken by others: another day it may run
+        return best, remarks
     with contextlib.suppress(OSError, ScansideError):  # a folder that cannot be written: measured again next time
         file.parent.mkdir(parents=True, exist_ok=True)
         ms = {precision: round(1000 * s, 3) for precision, s in seconds.items()}
         content = {"schema": SCHEMA, "subject": dict(subject), "precision": best, "ms_a_batch": ms}
         with atomic_file(file) as stream:
             stream.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-    return best
+    return best, ()
 
 
 def memory_file(subject: Mapping[str, Any]) -> Path:
@@ -78,15 +85,24 @@ def _measured(
     precisions: Sequence[str],
     load: Callable[[str], contextlib.AbstractContextManager[Run]],
     clock: Callable[[], float],
-) -> dict[str, float]:
+) -> tuple[dict[str, float], tuple[str, ...]]:
     with contextlib.ExitStack() as stack:
-        runs = {precision: stack.enter_context(load(precision)) for precision in precisions}
-        for run in runs.values():
-            run()  # the first run makes buffers and kernels
-        samples: dict[str, list[float]] = {precision: [] for precision in precisions}
+        runs: dict[str, Run] = {}
+        remarks = []
+        for precision in precisions:
+            try:
+                run = stack.enter_context(load(precision))
+                run()  # the first run makes buffers and kernels
+            except ScansideError as error:
+                if precision == precisions[0]:
+                    raise
+                remarks.append(f"{precision} is certified and does not run: {error.what}")
+            else:
+                runs[precision] = run
+        samples: dict[str, list[float]] = {precision: [] for precision in runs}
         for _ in range(ROUNDS):
             for precision, run in runs.items():
                 start = clock()
                 run()
                 samples[precision].append(clock() - start)
-    return {precision: statistics.median(times) for precision, times in samples.items()}
+    return {precision: statistics.median(times) for precision, times in samples.items()}, tuple(remarks)

@@ -127,13 +127,13 @@ class Predictor:
         candidates = allowed(
             pack, machine, device=device, precision=precision, allow_uncertified=allow_uncertified
         )  # refuses before 100 MB of graphs are loaded
-        segmenter, classifier = (
+        (segmenter, of_segmenter), (classifier, of_classifier) = (
             fastest_choice(pack, machine, each, device=device, threads=self.threads) for each in candidates
         )
         self.classifier = load_network(pack, "classifier", classifier, device=device, threads=self.threads)
         self.segmenter = load_network(pack, "segmenter", segmenter, device=device, threads=self.threads)
         self._chosen = {"segmenter": segmenter, "classifier": classifier}
-        self._remarks = tuple(remark for each in candidates for remark in each.remarks)
+        self._remarks = (*of_segmenter, *of_classifier)
 
     @property
     def device(self) -> DeviceRecord:

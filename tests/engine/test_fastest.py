@@ -15,6 +15,7 @@ from scanside.engine.choice import fastest_choice
 from scanside.engine.fastest import ROUNDS, Run, fastest, memory_file
 from scanside.engine.onnxruntime import CPU, Choice
 from scanside.engine.parity import Allowed
+from scanside.errors import EngineError
 from scanside.pack import load_pack
 
 
@@ -44,7 +45,9 @@ class Bench:
         self.closed.append(precision)
 
     def choose(self, **subject: object) -> str:
-        return fastest(tuple(self.seconds), self.load, subject, clock=self.clock)
+        precision, remarks = fastest(tuple(self.seconds), self.load, subject, clock=self.clock)
+        assert remarks == ()
+        return precision
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +101,24 @@ def test_a_cache_that_cannot_be_written_is_no_error(monkeypatch: pytest.MonkeyPa
         assert bench.loaded
 
 
+def test_what_does_not_run_is_said_and_not_remembered(cache: Path) -> None:
+    bench = Bench(fp32=3.0, int8=1.0, bf16=2.0)
+
+    @contextmanager
+    def load(precision: str) -> Iterator[Run]:
+        if precision == "int8":
+            raise EngineError("no plan of this network", where="/home/doe")
+        with bench.load(precision) as run:
+            yield run
+
+    for _ in range(2):
+        found = fastest(("fp32", "int8", "bf16"), load, {}, clock=bench.clock)
+        assert found == ("bf16", ("int8 is certified and does not run: no plan of this network",))
+    assert not (cache / "precisions").exists()
+    with pytest.raises(EngineError):
+        fastest(("int8", "bf16"), load, {}, clock=bench.clock)
+
+
 def test_two_at_once_leave_one_whole_file(cache: Path) -> None:
     threads = [threading.Thread(target=lambda: Bench(fp32=3.0, bf16=1.0).choose(pack="a")) for _ in range(4)]
     for thread in threads:
@@ -124,5 +145,5 @@ def test_one_candidate_is_not_measured(tiny_pack: Path, cache: Path) -> None:
     chosen = fastest_choice(
         load_pack(tiny_pack), capabilities(), Allowed("segmenter", (only,)), device="cpu", threads=1
     )
-    assert chosen == only
+    assert chosen == (only, ())
     assert not (cache / "precisions").exists()

@@ -165,7 +165,7 @@ def test_each_network_runs_in_its_own_precision_and_the_report_says_so(
     if not (capabilities().bf16 and capabilities().openvino):
         pytest.skip("bf16 needs a processor that multiplies it, and the OpenVINO plug-in")
     monkeypatch.setenv("SCANSIDE_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr("scanside.engine.choice.fastest", lambda precisions, *_: precisions[-1])
+    monkeypatch.setattr("scanside.engine.choice.fastest", lambda precisions, *_: (precisions[-1], ()))
     pack = load_pack(tiny_pack)
     store_certificate(pack.sha256, certificate(pack, "segmenter"))
     with load(tiny_pack, device="cpu", precision="auto", threads=1) as predictor:
