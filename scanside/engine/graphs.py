@@ -13,7 +13,8 @@ def precisions_of(pack: Pack) -> tuple[str, ...]:
     PackError
         A graph is damaged.
     """
-    return ("fp32", "fp16", "int8") if all(map(pack.is_calibrated, NETWORKS)) else ("fp32", "fp16")
+    calibrated = [pack.is_calibrated(network) for network in NETWORKS]
+    return ("fp32", "fp16", "int8") if all(calibrated) else ("fp32", "fp16")
 
 
 def graph_of(pack: Pack, network: str, precision: str, runtime: str) -> bytes:

@@ -2,10 +2,10 @@
 
 A cohort file (`scanside cohort lesions`, `scanside cohort phantoms`) is an .npz in the format "scanside-cohort/1". Of
 it are read: `meta`, JSON as bytes, with `format`, `seed`, `origin` {data, case, patient, part} and `settings`
-{pitch_mm}; `lesion_malignant`; for a plane its sections `PLANE_images` [n, rows, columns], `PLANE_masks` (columns packed
-to bits), `PLANE_sections` (their numbers) and `PLANE_lesions`, pairs of (row, lesion); `triplets` [lesion, box, frame,
-plane, row, column], the first box the true one, with `triplet_boxes_mm` [lesion, box, 2, 3]. A plane's sections may be
-absent; `meta["planes"]` names the planes of the triplets where they are not all three.
+{pitch_mm}; `lesion_malignant`; for a plane its sections `PLANE_images` [n, rows, columns], `PLANE_masks` (columns
+packed to bits), `PLANE_sections` (their numbers) and `PLANE_lesions`, pairs of (row, lesion); `triplets` [lesion, box,
+frame, plane, row, column], the first box the true one, with `triplet_boxes_mm` [lesion, box, 2, 3]. A plane's sections
+may be absent; `meta["planes"]` names the planes of the triplets where they are not all three.
 """
 
 from __future__ import annotations
