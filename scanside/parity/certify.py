@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class Parity:
-    """The outcome. `not_judged` are (network, reason) pairs; `exams` maps a precision to its exams' differences."""
+    """The outcome. `not_judged` are (network, reason) pairs; `exams` maps a precision to its exams' differences.
+
+    `cases` holds the cases that each network was judged on.
+    """
 
     pack: Pack
+    settings: Settings
+    cases: Mapping[str, Cohort]
     judged: tuple[Judged, ...]
     not_judged: tuple[tuple[str, str], ...]
     exams: dict[str, tuple[ExamDifference, ...]]
@@ -84,6 +89,9 @@ class Parity:
             "schema": self.schema,
             "software": {"name": "scanside", "version": scanside.__version__},
             "pack": {"name": manifest.name, "version": manifest.version, "sha256": self.pack.sha256},
+            "settings": {
+                name: getattr(self.settings, name) for name in ("against", "device", "sections", "rounds", "seed")
+            },
             "met": self.met,
             "judged": [
                 {"met": not judged.unmet, "unmet": list(judged.unmet), "certificate": judged.certificate.to_json()}
@@ -128,12 +136,14 @@ def judge(pack: Pack, data: Sequence[Path], settings: Settings, work: Path, *, s
     cohort = read_cohort(data)
     judged: list[Judged] = []
     not_judged: list[tuple[str, str]] = []
+    used: dict[str, Cohort] = {}
     for network, precisions in runs.items():
         cases, missing = _cases(pack, network, cohort)
         if not cases.cases:
             not_judged.append((network, missing))
             continue
         _require_usable(pack, network, cases)
+        used[network] = cases
         question = Question(pack.manifest, network, cases, settings.sections)
         reference, named = _reference(pack, network, machine, settings, threads)
         expected = _answered(reference, question, work, named, stages)
@@ -167,7 +177,7 @@ def judge(pack: Pack, data: Sequence[Path], settings: Settings, work: Path, *, s
         for precision in dict.fromkeys(p for precisions in runs.values() for p in precisions)
         if sources
     }
-    return Parity(pack, tuple(judged), tuple(not_judged), exams)
+    return Parity(pack, settings, used, tuple(judged), tuple(not_judged), exams)
 
 
 def certify(
@@ -180,7 +190,7 @@ def certify(
     into_pack: bool = False,
     stages: Stages | None = None,
 ) -> Parity:
-    """As `judge`; writes parity.json into `out` and keeps the certificates.
+    """As `judge`; writes parity.json and each network's list of cases into `out`, and keeps the certificates.
 
     They go to the user's data folder, or with `into_pack` into the pack's manifest. Those on too few lesions to judge
     are in parity.json alone.
@@ -199,6 +209,9 @@ def certify(
     except OSError as error:
         raise OutputError("the result cannot be written", where=out, found=error.strerror) from None
     parity = judge(pack, data, settings, work or out / "work", stages=stages)
+    for network, cases in parity.cases.items():
+        with atomic_file(out / f"{network}.cases.txt") as stream:
+            stream.write(cases.listing.encode())
     with atomic_file(out / RESULT_NAME) as stream:
         stream.write(report_text(parity.to_json()).encode())
     enough = [j.certificate for j in parity.judged if j.certificate.lesions >= MIN_LESIONS]

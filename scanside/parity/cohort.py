@@ -122,11 +122,15 @@ class Cohort:
         """The data sets the cases come from, and how many they are."""
         return f"{', '.join(sorted({case.data for case in self.cases}))} ({len(self.cases)} cases)"
 
+    @property
+    def listing(self) -> str:
+        """The list of cases: a line each, its file's SHA-256 and its name, in order."""
+        return "".join(f"{case.sha256}  {case.name}\n" for case in self.cases)
+
     @cached_property
     def sha256(self) -> str:
-        """Of the list of cases: each file's hash with its name, in order."""
-        lines = "".join(f"{case.sha256}  {case.name}\n" for case in self.cases)
-        return hashlib.sha256(lines.encode()).hexdigest()
+        """Of `listing`."""
+        return hashlib.sha256(self.listing.encode()).hexdigest()
 
     def section_planes(self, planes: Sequence[str]) -> tuple[Plane, ...]:
         """Which of `planes` some case has sections of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -248,6 +249,11 @@ def test_the_verb_writes_its_result_and_exits_5(tiny_pack: Path, discs: Path, tm
     assert result.exit_code == 5
     assert "13 lesions, the gate needs 600" in result.output
     written = json.loads((out / "parity.json").read_text())
+    assert written["settings"] == {"against": "fp32", "device": "cpu", "sections": 12, "rounds": 2000, "seed": 2025}
+    for judged in written["judged"]:
+        listing = (out / f"{judged['certificate']['network']}.cases.txt").read_bytes()
+        assert hashlib.sha256(listing).hexdigest() == judged["certificate"]["data_sha256"]
+        assert len(listing.splitlines()) == 12
     assert written["schema"] == "scanside-parity/1"
     again = run(
         "parity", tiny_pack, "--data", discs, "--out", out, "--precision", "fp32", "--device", "cpu", "-q", "--json"
