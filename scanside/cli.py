@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,9 +16,11 @@ from scanside.console.choices import (
     Format,
     HeatmapsOption,
     JsonOption,
+    JudgedPrecision,
     LicenceOption,
     Method,
     NameOption,
+    Network,
     PackOption,
     PlanPrecision,
     Policy,
@@ -26,6 +28,7 @@ from scanside.console.choices import (
     Precision,
     PrecisionOption,
     QuietOption,
+    Reference,
     SectionPlane,
     SpacingOption,
     Stride,
@@ -35,15 +38,11 @@ from scanside.console.choices import (
     VersionOption,
 )
 from scanside.console.errors import Verbs
-from scanside.errors import NotBuiltError
 
 if TYPE_CHECKING:
     from scanside.engine.predictor import Predictor
 
 NOTICE = "Research use only. Not a medical device."
-NOT_BUILT = {
-    "parity": "certify a precision against the PyTorch reference",
-}
 
 # Plain help: the coloured kind alone would take more than the time `scanside --help` may take.
 app = typer.Typer(
@@ -54,7 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help=f"Read an automated breast volume scanner (ABVS) exam next to the scanner. {NOTICE}",
-    epilog=f"""\b
+    epilog="""\b
 Examples:
   scanside demo                                a synthetic exam, from pixels to report
   scanside inspect exam.dcm                    will it be read, and why (not)?
@@ -65,7 +64,6 @@ Examples:
 \b
 Exit codes: 0 done, 1 a bug, 2 usage, 3 bad input, 4 pack, environment or output,
 5 parity not met, 130 / 143 interrupted.
-Not built yet (exit code 4): {", ".join(NOT_BUILT)}.
 """,
 )
 pack_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a model pack, or make one.")
@@ -443,6 +441,85 @@ def calibrate(
             stages=progress.advance,
         )
     tables.print_calibrated(made)
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  scanside parity PACK --data COHORT --out parity
+  scanside parity PACK --data COHORT --out parity --against pytorch --reference weights/ --precision bf16
+  scanside parity PACK --data COHORT --out parity --exams phantom:5000:5008
+COHORT is a folder that `scanside cohort lesions --part parity` or `scanside cohort phantoms` made.
+A killed run goes on where it was when started again. The exit code is 5 where parity is not met.
+"""
+)
+def parity(
+    pack: Annotated[Path, typer.Argument(metavar="PACK", help="The pack to judge.")],
+    data: Annotated[
+        list[Path], typer.Option("--data", metavar="COHORT", help="A folder of cohort files. Repeat for more.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for parity.json.")],
+    against: Annotated[Reference, typer.Option(help="PyTorch in FP32, or the engine's own FP32.")] = Reference.fp32,
+    reference: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="PyTorch weights, NETWORK.safetensors; the pack's own where absent."),
+    ] = None,
+    device: DeviceOption = Device.auto,
+    precision: Annotated[
+        list[JudgedPrecision] | None,
+        typer.Option("--precision", help="What is judged. Repeat for more; all that runs here if absent."),
+    ] = None,
+    network: Annotated[list[Network] | None, typer.Option("--network", help="Which network; both if absent.")] = None,
+    exams: Annotated[
+        list[str] | None,
+        typer.Option("--exams", metavar="EXAM", help="A whole exam, or phantom:FIRST:END. Repeat for more."),
+    ] = None,
+    sections: Annotated[int, typer.Option(min=1, help="The most sections a plane of a case.")] = 12,
+    rounds: Annotated[int, typer.Option(min=100, max=100_000, help="Bootstrap rounds.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 2025,
+    work: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keeps the networks' answers; DIR/work of --out if absent.")
+    ] = None,
+    into_pack: Annotated[
+        bool, typer.Option("--into-pack", help="Keep the certificates in the pack, not in the user's data folder.")
+    ] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Certify a precision against its reference.
+
+    Paired differences in AUC, probability, verdicts, masks and components, on the same cases through both. What meets
+    the gate runs from then on without --allow-uncertified. Needs the eval extra, and train with --against pytorch.
+    """
+    from scanside.console import tables
+    from scanside.console.progress import StageProgress
+    from scanside.console.stop import Stop
+    from scanside.console.workshop import workshop
+    from scanside.pack import load_pack
+    from scanside.parity.certify import Settings, certify, require_met
+
+    with Stop(), StageProgress(quiet=quiet) as progress, workshop("parity --against pytorch"):
+        outcome = certify(
+            load_pack(pack),
+            data,
+            out,
+            Settings(
+                against=against.value,
+                device=device.value,
+                precisions=tuple(p.value for p in precision or ()),
+                networks=tuple(n.value for n in network or ()),
+                reference=reference,
+                sections=sections,
+                rounds=rounds,
+                seed=seed,
+                exams=tuple(exams or ()),
+            ),
+            work=work,
+            into_pack=into_pack,
+            stages=progress.advance,
+        )
+    tables.print_parity(outcome, json=json)
+    require_met(outcome)
 
 
 @pack_app.command("info")
@@ -859,21 +936,6 @@ def build(
             )
         )
     tables.print_plans(rows, json=json)
-
-
-def _add_not_built(verb: str, purpose: str) -> None:
-    @app.command(
-        verb,
-        hidden=True,
-        help=f"Not built yet: {purpose}.",
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    )
-    def not_built() -> NoReturn:
-        raise NotBuiltError(f"`scanside {verb}` is not built yet", remedy="`scanside --help` lists what is")
-
-
-for _verb, _purpose in NOT_BUILT.items():
-    _add_not_built(_verb, _purpose)
 
 
 def main() -> None:

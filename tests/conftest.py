@@ -44,6 +44,15 @@ def ctrl_c_is_heard() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Certificates and remembered choices of whoever runs the tests neither decide them nor are touched."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("SCANSIDE_DATA_DIR", "SCANSIDE_CACHE_DIR"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_pack() -> Path:
     """Folder of a valid pack of a few kB. Read only: copy it (`tiny_pack_copy`) to change it."""

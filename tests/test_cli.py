@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import scanside
-from scanside.cli import NOT_BUILT, app
+from scanside.cli import app
 from scanside.errors import ParityError
 from scanside.exam.geometry import Geometry
 from scanside.exam.volume import Laterality
@@ -64,24 +64,18 @@ def test_version(run: Run) -> None:
 
 def test_help_names_every_verb_and_the_notice(run: Run) -> None:
     text = run("--help").stdout
-    for verb in ("demo", "analyze", "live", "inspect", "phantom", "doctor", "pack", "evaluate", *NOT_BUILT):
+    for verb in ("demo", "analyze", "live", "inspect", "phantom", "doctor", "pack", "evaluate", "export", "parity"):
         assert verb in text
     assert NOTICE in " ".join(text.split())
 
 
-@pytest.mark.parametrize("verb", ["demo", "analyze", "live", "inspect", "phantom", "evaluate", "build"])
+@pytest.mark.parametrize(
+    "verb", ["demo", "analyze", "live", "inspect", "phantom", "evaluate", "build", "export", "parity"]
+)
 def test_the_help_of_a_verb_has_examples(run: Run, verb: str) -> None:
     result = run(verb, "--help")
     assert result.exit_code == 0
     assert f"  scanside {verb}" in result.stdout
-
-
-@pytest.mark.parametrize("verb", sorted(NOT_BUILT))
-def test_what_is_not_built_says_so(run: Run, verb: str) -> None:
-    result = run(verb, "--some-option", "3", "word")
-    assert result.exit_code == 4
-    assert one_message(result).startswith(f"error: `scanside {verb}` is not built yet")
-    assert result.stdout == ""
 
 
 def test_completion_is_offered() -> None:

@@ -117,11 +117,11 @@ def test_a_broken_runtime_is_a_finding(monkeypatch: pytest.MonkeyPatch, tiny_pac
 
 
 def test_device_cuda_says_what_it_would_run(monkeypatch: pytest.MonkeyPatch, tiny_pack: Path) -> None:
-    monkeypatch.setattr(doctor, "capabilities", lambda: machine(tensorrt_remark="PyCUDA is not installed"))
+    monkeypatch.setattr(doctor, "capabilities", lambda: machine(ask_tensorrt=lambda: ("", "PyCUDA is not installed")))
     check = found(examine(tiny_pack), "--device cuda")
     assert check.state is State.ABSENT
     assert "PyCUDA is not installed" in check.detail
-    monkeypatch.setattr(doctor, "capabilities", lambda: machine(tensorrt="tensorrt-rtx/cuda"))
+    monkeypatch.setattr(doctor, "capabilities", lambda: machine(ask_tensorrt=lambda: ("tensorrt-rtx/cuda", "")))
     check = found(examine(tiny_pack), "--device cuda")
     assert check.state is State.UNCONFIRMED
     assert check.detail.startswith("tensorrt-rtx/cuda: ")

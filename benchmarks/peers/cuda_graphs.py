@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.peers.common import CannotRunError, Found, pixel_array, serial_exam, task_of
-from benchmarks.peers.weights import torch_classifier, torch_segmenter
+from scanside.export.read_back import torch_classifier, torch_segmenter
 from scanside.pack import Pack
 
 

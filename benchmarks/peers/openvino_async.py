@@ -24,9 +24,9 @@ from benchmarks.peers.common import (
     section_batches,
     task_of,
 )
-from benchmarks.peers.weights import fp32_graph
 from scanside.engine.sections import native_slices
 from scanside.engine.support import Support
+from scanside.export.read_back import fp32_graph
 from scanside.pack import Pack
 
 SECTIONS_A_REQUEST = (1, 2, 4, 8)

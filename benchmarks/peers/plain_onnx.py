@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from benchmarks.peers.common import Found, classifier_inputs, pixel_array, serial_exam, task_of
-from benchmarks.peers.weights import fp32_graph
+from scanside.export.read_back import fp32_graph
 from scanside.pack import Pack
 
 

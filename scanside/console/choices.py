@@ -94,6 +94,29 @@ class Method(StrEnum):
     mse = "mse"
 
 
+class Reference(StrEnum):
+    """What a precision is judged against."""
+
+    pytorch = "pytorch"
+    fp32 = "fp32"
+
+
+class JudgedPrecision(StrEnum):
+    """The arithmetic that is judged."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+class Network(StrEnum):
+    """One of a pack's two networks."""
+
+    segmenter = "segmenter"
+    classifier = "classifier"
+
+
 class Vendor(StrEnum):
     """Whose header a phantom's DICOM file imitates."""
 

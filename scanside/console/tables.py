@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scanside.evaluation.result import Evaluation
     from scanside.exam.inspect import InspectRow
     from scanside.pack import GoldenResult, Pack
+    from scanside.parity.certify import Parity
     from scanside.report.model import Lesion, Report
     from scanside.report.tables import Study
 
@@ -102,7 +103,10 @@ def _ran(report: Report) -> str:
     seconds = report.timing_ms.total / 1000
     sections = sum(device.sections.values())
     policy = f"policy {device.policy} ({sections} sections)"
-    return f"{device.runtime} {device.precision}, {policy}, {seconds:.1f} s on {device.name}"
+    ran = f"{device.runtime} {device.precision}"
+    if len({network.precision for network in device.networks.values()}) > 1:
+        ran = ", ".join(f"{name} {n.precision} on {n.runtime}" for name, n in device.networks.items())
+    return f"{ran}, {policy}, {seconds:.1f} s on {device.name}"
 
 
 def print_inspection(rows: Sequence[InspectRow], *, json: bool) -> None:
@@ -372,6 +376,58 @@ def print_calibrated(made: Calibrated) -> None:
     console.print(f"pack    {made.pack}", markup=False, soft_wrap=True)
     text = "certify a precision with `scanside parity` before it runs without --allow-uncertified"
     console.print(text, markup=False, soft_wrap=True)
+
+
+def print_parity(parity: Parity, *, json: bool) -> None:
+    """What `scanside parity` shows: a row a network and precision, what is not met, and the exams."""
+    if json:
+        print_json(parity.to_json())
+        return
+    console = _console()
+    columns = ("network", "precision", "lesions", "probability", "AUC or Dice difference", "flips", "parity")
+    table = _table(None, columns, right=("lesions", "flips"))
+    for judged in parity.judged:
+        made = judged.certificate
+        figures = []
+        if made.auc is not None:
+            figures = [f"AUC {made.auc.difference:+.5f}"]
+            for name, interval in (("DeLong", made.auc.delong), ("bootstrap", made.auc.bootstrap)):
+                figures.append(f"{name} {interval[0]:+.5f} to {interval[1]:+.5f}")
+        if made.masks is not None:
+            masks = made.masks
+            figures = [
+                f"Dice {masks.dice_difference:+.5f}",
+                f"HD95 {masks.hd95_difference_mm:+.3f} mm",
+                f"components {masks.matched} matched, {masks.appeared} new, {masks.vanished} gone",
+            ]
+        error = made.probability
+        table.add_row(
+            made.network,
+            f"{made.precision} on {made.runtime}",
+            str(made.lesions),
+            f"mean {error.mean:.2g}, p99 {error.p99:.2g}, max {error.max:.2g}",
+            "\n".join(figures),
+            str(len(made.flips)),
+            "[red]not met[/red]" if judged.unmet else "[green]met[/green]",
+        )
+    console.print(table)
+    for judged in parity.judged:
+        made = judged.certificate
+        label = f"{made.network} {made.precision}"
+        for reason in judged.unmet:
+            console.print(f"{label}: not met: {reason}", markup=False, soft_wrap=True)
+        if made.flips:
+            console.print(f"{label}: flips: {', '.join(made.flips)}", markup=False, soft_wrap=True)
+    for network, reason in parity.not_judged:
+        console.print(f"{network}: not judged: the cases have {reason}", markup=False, soft_wrap=True)
+    for precision, exams in parity.exams.items():
+        matched, lost, new, flips = (
+            sum(getattr(exam, name) for exam in exams) for name in ("matched", "only_reference", "only_here", "flips")
+        )
+        text = f"{matched} lesions matched, {lost} found by the reference alone, {new} by this precision alone"
+        console.print(f"{len(exams)} exams in {precision}: {text}, {flips} flips", markup=False, soft_wrap=True)
+    against = dict.fromkeys(judged.certificate.against for judged in parity.judged)
+    console.print(f"against {'; '.join(against)}", markup=False, soft_wrap=True)
 
 
 def print_graphs(reports: Sequence[GraphReport], *, json: bool) -> None:

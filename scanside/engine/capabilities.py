@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, util
@@ -19,6 +19,10 @@ OPENVINO_PACKAGE = "onnxruntime-ep-openvino"
 RUNTIME_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 
 _registering = threading.Lock()
+
+
+def _no_tensorrt() -> tuple[str, str]:
+    return "", ""
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,18 @@ class Capabilities:
     openvino: bool
     openvino_remark: str = ""
     """Why the plug-in does not offer this processor; empty when it does."""
-    tensorrt: str = ""
-    """The TensorRT runtime that a GPU answers ("tensorrt-rtx/cuda"); empty when there is none."""
-    tensorrt_remark: str = ""
-    """Why there is none."""
+    ask_tensorrt: Callable[[], tuple[str, str]] = _no_tensorrt
+    """Asked when `tensorrt` is: a run on the processor never opens the GPU."""
+
+    @property
+    def tensorrt(self) -> str:
+        """The TensorRT runtime that a GPU answers ("tensorrt-rtx/cuda"); empty when there is none."""
+        return self.ask_tensorrt()[0]
+
+    @property
+    def tensorrt_remark(self) -> str:
+        """Why there is none."""
+        return self.ask_tensorrt()[1]
 
     @property
     def avx512(self) -> bool:
@@ -76,7 +88,6 @@ def capabilities() -> Capabilities:
         except metadata.PackageNotFoundError:
             continue
     device, remark = openvino_device()
-    tensorrt, tensorrt_remark = tensorrt_runtime()
     return Capabilities(
         processor=processor_name(),
         cores=usable_cores(),
@@ -85,8 +96,7 @@ def capabilities() -> Capabilities:
         providers=tuple(onnxruntime.get_available_providers()),
         openvino=device is not None,
         openvino_remark=remark,
-        tensorrt=tensorrt,
-        tensorrt_remark=tensorrt_remark,
+        ask_tensorrt=tensorrt_runtime,
     )
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from scanside.errors import PackError
-from scanside.pack import Pack
+from scanside.pack import NETWORKS, Pack
 
 
 def precisions_of(pack: Pack) -> tuple[str, ...]:
-    """The precisions that plans can be built in: fp32, fp16, and int8 of a calibrated pack."""
-    try:
-        graph_of(pack, "segmenter", "int8", "tensorrt")
-    except PackError:
-        return ("fp32", "fp16")
-    return ("fp32", "fp16", "int8")
+    """The precisions that plans can be built in: fp32, fp16, and int8 where both networks are calibrated.
+
+    Raises
+    ------
+    PackError
+        A graph is damaged.
+    """
+    calibrated = [pack.is_calibrated(network) for network in NETWORKS]
+    return ("fp32", "fp16", "int8") if all(calibrated) else ("fp32", "fp16")
 
 
 def graph_of(pack: Pack, network: str, precision: str, runtime: str) -> bytes:
@@ -25,5 +27,19 @@ def graph_of(pack: Pack, network: str, precision: str, runtime: str) -> bytes:
     PackError
         The pack has no such graph, or it is damaged.
     """
-    halved = precision == "int8" and runtime.startswith("tensorrt")
-    return pack.network_graph(network, "int8-fp16" if halved else precision)
+    return pack.network_graph(network, _derived(precision, runtime))
+
+
+def graph_sha256(pack: Pack, network: str, precision: str, runtime: str) -> str:
+    """What the bytes of `graph_of` hash to.
+
+    Raises
+    ------
+    PackError
+        As `graph_of`.
+    """
+    return pack.network_sha256(network, _derived(precision, runtime))
+
+
+def _derived(precision: str, runtime: str) -> str:
+    return "int8-fp16" if precision == "int8" and runtime.startswith("tensorrt") else precision

@@ -102,6 +102,13 @@ def choose(machine: Capabilities, device: str = "auto", precision: str = "auto",
     return Choice(CPU, "fp32", "the only provider here", (f"{CPU} instead of {OPENVINO}: {machine.openvino_remark}",))
 
 
+def arithmetic(machine: Capabilities, choice: Choice) -> str:
+    """What `choice` computes in, as certificates say it: two processors may round an 8-bit graph's rest differently."""
+    if choice.precision != "int8":
+        return choice.precision
+    return f"int8, rest {'fp16' if choice.runtime.startswith('tensorrt') else 'bf16' if machine.bf16 else 'fp32'}"
+
+
 def _choose_cuda(machine: Capabilities, precision: str) -> Choice:
     if not machine.cuda:
         raise EngineError(
@@ -182,9 +189,10 @@ def load_runtime(
         The graph does not load, or what was asked for by name cannot run here.
     """
     machine = capabilities()
-    choice = choose(machine if spec is not None else replace(machine, tensorrt=""), device, precision, network)
+    asked = machine if spec is not None else replace(machine, ask_tensorrt=lambda: ("", ""))
+    choice = choose(asked, device, precision, network)
     threads = threads or machine.cores
-    if choice.runtime == machine.tensorrt and spec is not None:
+    if choice.runtime.startswith("tensorrt") and spec is not None:
         from scanside.engine.tensorrt.load import load_tensorrt
 
         try:
@@ -192,7 +200,9 @@ def load_runtime(
         except ScansideError as error:
             if choice.precision != "fp32" or not machine.cuda:
                 raise
-            choice = Choice(CUDA, "fp32", "TensorRT cannot run it", (f"{CUDA} instead of {choice.runtime}: {error}",))
+            choice = Choice(
+                CUDA, "fp32", "TensorRT cannot run it", (f"{CUDA} instead of {choice.runtime}: {error.what}",)
+            )
     try:
         return OnnxRuntime(graph, choice, dims or {}, threads, name)
     except EngineError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 
 import scanside
 from scanside.engine.capabilities import capabilities
+from scanside.engine.choice import fastest_choice, load_network
 from scanside.engine.flow import Progress
-from scanside.engine.graphs import graph_of
 from scanside.engine.live import Session
-from scanside.engine.networks import Classifier, Segmenter, require_heatmaps
-from scanside.engine.onnxruntime import choose, return_freed_memory
-from scanside.engine.parity import certified_precision
+from scanside.engine.networks import require_heatmaps
+from scanside.engine.onnxruntime import return_freed_memory
+from scanside.engine.parity import allowed
 from scanside.engine.pipeline import EXPLANATIONS, POLICIES, Findings, OnLesions, find_lesions
+from scanside.engine.runtime import Runtime, without_folders
 from scanside.errors import EngineError, ExamReadError, GeometryError, UsageError
 from scanside.exam.geometry import Geometry
 from scanside.exam.volume import Exam, Refusal, Volume, VolumeInfo, Voxels
 from scanside.pack import GoldenCase, GoldenResult, Pack, golden_cases, judge_golden, load_pack
-from scanside.report.model import DeviceRecord, ExamRecord, PackRecord, Report, Timing
+from scanside.report.model import DeviceRecord, ExamRecord, NetworkRecord, PackRecord, Report, Timing
 
 Source = str | os.PathLike[str] | Exam | Volume | NDArray[np.uint8]
 Spacing = tuple[float, float, float]
@@ -60,7 +61,8 @@ def load(
     device : str
         "auto", "cpu" or "cuda". "cuda" without a usable GPU is an error, never a silent CPU run.
     precision : str
-        "auto" (the fastest certified one, else fp32), "fp32", "bf16", "fp16" or "int8".
+        "auto" (for each network the fastest of fp32 and what is certified, measured here once and remembered in the
+        user's cache), "fp32", "bf16", "fp16" or "int8".
     policy : str
         "exact": every section of every plane. "confirm": every transverse section, the other planes only where they
         can confirm, extend or refute what those show (see `scanside.engine.confirm`).
@@ -122,26 +124,40 @@ class Predictor:
         self.pack = pack
         self.policy = policy
         self.threads = threads or machine.cores
-        chosen, remarks = certified_precision(
-            spec, machine, device=device, precision=precision, allow_uncertified=allow_uncertified
+        candidates = allowed(
+            pack, machine, device=device, precision=precision, allow_uncertified=allow_uncertified
+        )  # refuses before 100 MB of graphs are loaded
+        (segmenter, of_segmenter), (classifier, of_classifier) = (
+            fastest_choice(pack, machine, each, device=device, threads=self.threads) for each in candidates
         )
-        runtime = choose(machine, device, chosen).runtime  # refuses before 100 MB of graphs are read
-        how = {"device": device, "precision": chosen, "threads": self.threads}
-        self.classifier = Classifier(graph_of(pack, "classifier", chosen, runtime), spec.classifier, **how)
-        self.segmenter = Segmenter(graph_of(pack, "segmenter", chosen, runtime), spec.segmenter, **how)
-        self._remarks = remarks
+        self.classifier = load_network(pack, "classifier", classifier, device=device, threads=self.threads)
+        self.segmenter = load_network(pack, "segmenter", segmenter, device=device, threads=self.threads)
+        self._chosen = {"segmenter": segmenter, "classifier": classifier}
+        self._remarks = (*of_segmenter, *of_classifier)
 
     @property
     def device(self) -> DeviceRecord:
-        """What runs the networks: the runtimes loaded so far, the segmenter's first, and every fallback."""
+        """What runs each network, and every fallback."""
         runtimes = (*self.segmenter.runtimes, self.classifier.runtime)
+        networks = {
+            "segmenter": self._network("segmenter", self.segmenter.runtimes),
+            "classifier": self._network("classifier", (self.classifier.runtime,)),
+        }
+        remarks = (*self._remarks, *(f for r in runtimes for f in r.fallbacks))
         return DeviceRecord(
-            runtime=" + ".join(dict.fromkeys(runtime.name for runtime in runtimes)),
-            precision=self.classifier.runtime.precision,
+            runtime=" + ".join(dict.fromkeys(network.runtime for network in networks.values())),
+            precision="+".join(dict.fromkeys(network.precision for network in networks.values())),
             policy=self.policy,
             name=self.classifier.runtime.device_name,
-            fallbacks=tuple(dict.fromkeys((*self._remarks, *(f for r in runtimes for f in r.fallbacks)))),
+            fallbacks=tuple(dict.fromkeys(map(without_folders, remarks))),
+            networks=networks,
         )
+
+    def _network(self, network: str, runtimes: Sequence[Runtime]) -> NetworkRecord:
+        """What runs a network; before its first session, what will."""
+        names = dict.fromkeys(runtime.name for runtime in runtimes) or (self._chosen[network].runtime,)
+        precisions = dict.fromkeys(runtime.precision for runtime in runtimes) or (self._chosen[network].precision,)
+        return NetworkRecord(" + ".join(names), "+".join(precisions))
 
     def __enter__(self) -> Predictor:
         return self
@@ -302,7 +318,7 @@ class Predictor:
         else:
             self.classifier.runtime.run(inputs, outputs)
         result = judge_golden(case, outputs)
-        if self.device.precision == "fp32":
+        if self.device.networks[case.network].precision == "fp32":
             return result
         scale = 255 if case.network == "segmenter" else 1
         passed = result.mean_error <= ROUNDED_MEAN_ERROR * scale

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -125,6 +127,13 @@ class Done:
 
 
 DONE = Done()
+
+_FOLDERS = re.compile(r"(?<![\w./\\:])(?:[A-Za-z]:)?[/\\](?:[^\s/\\]+[/\\])+")
+
+
+def without_folders(text: str) -> str:
+    """`text` with every absolute path cut to its last part: a report must not say whose home it was made in."""
+    return _FOLDERS.sub("", text.replace(str(Path.home()), ""))
 
 
 def require_tensors(

@@ -7,7 +7,9 @@ from scanside.pack.manifest import (
     GRAPH_PRECISIONS,
     MANIFEST_NAME,
     NETWORKS,
+    PRECISIONS,
     SCHEMA,
+    AucParity,
     Certificate,
     ClassifierSpec,
     DerivedGraph,
@@ -16,16 +18,20 @@ from scanside.pack.manifest import (
     GoldenSpec,
     Licence,
     Manifest,
+    MaskParity,
     SegmenterSpec,
+    Spread,
 )
-from scanside.pack.write import file_records, write_pack
+from scanside.pack.write import add_certificates, file_records, write_pack
 
 __all__ = [
     "DEFAULT_PACK",
     "GRAPH_PRECISIONS",
     "MANIFEST_NAME",
     "NETWORKS",
+    "PRECISIONS",
     "SCHEMA",
+    "AucParity",
     "Certificate",
     "ClassifierSpec",
     "DerivedGraph",
@@ -36,8 +42,11 @@ __all__ = [
     "GoldenSpec",
     "Licence",
     "Manifest",
+    "MaskParity",
     "Pack",
     "SegmenterSpec",
+    "Spread",
+    "add_certificates",
     "describe",
     "file_records",
     "golden_cases",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from scanside.pack.load import Pack
+from scanside.pack.manifest import Certificate
 from scanside.pack.strict import plain
 
 
@@ -52,16 +53,20 @@ def info_rows(pack: Pack) -> list[tuple[str, str]]:
         dice = "" if check.dice is None else f", Dice {check.dice:.4f}"
         text = f"{check.compared} against {check.against}: max {check.max_error:.2g}, mean {check.mean_error:.2g}{dice}"
         rows.append((f"check, {check.network}", f"{text} ({check.items} items)"))
-    rows += [
-        (
-            f"certificate, {c.precision}",
-            f"{c.runtime}, {c.lesions} lesions of {c.cohort}: AUC difference {c.auc_difference:+.4f} "
-            f"(95 % CI {c.auc_ci[0]:+.4f} to {c.auc_ci[1]:+.4f}), {len(c.flips)} flips",
-        )
-        for c in manifest.certificates
-    ]
+    rows += [(f"certificate, {c.network} {c.precision}", certificate_text(c)) for c in manifest.certificates]
     rows += [
         ("licence, " + licence.covers, licence.licence + (f"; {licence.citation}" if licence.citation else ""))
         for licence in manifest.licences
     ]
     return rows
+
+
+def certificate_text(certificate: Certificate) -> str:
+    """One certificate in a line."""
+    text = f"{certificate.runtime}, {certificate.lesions} lesions of {certificate.data}: "
+    if certificate.auc is not None:
+        low, high = certificate.auc.delong
+        text += f"AUC difference {certificate.auc.difference:+.4f} (95 % CI {low:+.4f} to {high:+.4f})"
+    if certificate.masks is not None:
+        text += f"Dice difference {certificate.masks.dice_difference:+.4f}"
+    return f"{text}, {len(certificate.flips)} flips, against {certificate.against}"

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scanside.errors import PackError
-from scanside.pack.derive import derived_graph
+from scanside.pack.derive import derived_graph, has_activation_rounding
 from scanside.pack.external_data import refuse_external_data
 from scanside.pack.manifest import MANIFEST_NAME, Manifest
+from scanside.pack.onnx_graph import Graph
 
 DEFAULT_PACK = Path(__file__).parent / "default"
 """Where the shipped pack lies inside the package."""
@@ -94,6 +95,29 @@ class Pack:
                     remedy="calibrate the pack again with this version of scanside",
                 )
         return graph
+
+    def network_sha256(self, network: str, precision: str) -> str:
+        """What the bytes of `network_graph` hash to; not derived where the manifest states it.
+
+        Raises
+        ------
+        PackError
+            As `network_graph`.
+        """
+        for derived in self.manifest.derived:
+            if (derived.network, derived.precision) == (network, precision):
+                return derived.sha256
+        return hashlib.sha256(self.network_graph(network, precision)).hexdigest()
+
+    def is_calibrated(self, network: str) -> bool:
+        """Whether the shipped graph of `network` rounds activations, so that it has an int8 form.
+
+        Raises
+        ------
+        PackError
+            As `graph_bytes`; or the graph is no ONNX model.
+        """
+        return has_activation_rounding(Graph(self.graph_bytes(network), f"{self.path}: {network}"))
 
     def card(self) -> str | None:
         """The model card's text (Markdown), if the pack has one."""

@@ -139,26 +139,125 @@ class ExportCheck:
 
 
 @dataclass(frozen=True)
-class Certificate:
-    """The maker's proof of parity for one precision: paired differences from the PyTorch reference.
+class Spread:
+    """How far two answers are apart in probability: mean, 99th percentile and maximum of the absolute difference."""
 
-    `auc_ci` is the 95 % confidence interval (low, high) of the paired AUC difference; `flips` lists the ids of lesions
-    whose verdict changed.
+    mean: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True)
+class AucParity:
+    """The classifier against its reference, the same lesions through both: AUC, and the paired difference.
+
+    `difference` is this precision's AUC minus the reference's; `delong` and `bootstrap` its 95 % confidence intervals
+    (low, high), DeLong's (by patient where one has several lesions) and from patients drawn anew.
     """
 
-    precision: str
-    runtime: str
-    cohort: str
-    lesions: int
-    auc_difference: float
-    auc_ci: tuple[float, ...]
-    dice_difference: float
-    flips: tuple[str, ...]
+    auc: float
+    reference: float
+    difference: float
+    delong: tuple[float, ...]
+    bootstrap: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        for name, interval in (("delong", self.delong), ("bootstrap", self.bootstrap)):
+            if len(interval) != 2 or interval[0] > interval[1]:
+                raise PackError("an interval is no (low, high) pair", where=f"{MANIFEST_NAME}: certificates: {name}")
+
+
+@dataclass(frozen=True)
+class MaskParity:
+    """The segmenter against its reference, the same sections through both; differences are this minus the reference.
+
+    Dice and HD95 (mm) are with the true masks, means over the sections that show a lesion. `recounted` sections have
+    another number of components; components that overlap one of the other precision are `matched`, the rest
+    `appeared` (in this precision alone) or `vanished`.
+    """
+
+    dice: float
+    reference: float
+    dice_difference: float
+    hd95_mm: float
+    reference_hd95_mm: float
+    hd95_difference_mm: float
+    recounted: int
+    matched: int
+    appeared: int
+    vanished: int
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Proof of parity for one network in one precision on one runtime: how far it is from its reference.
+
+    `arithmetic` says what the runtime computes in ("int8, rest bf16"), `graph_sha256` is the derived graph's hash,
+    `ranges_sha256` that of the pack's calibrated ranges where the precision uses them. `against` names the reference
+    and its weights. `flips` lists the ids of lesions whose decision changed: the classifier's verdict, or whether the
+    segmenter's mask touches the lesion in any section. The gate is `scanside.engine.parity`.
+    """
+
+    network: str
+    precision: str
+    runtime: str
+    arithmetic: str
+    versions: Mapping[str, str]
+    graph_sha256: str
+    ranges_sha256: str | None
+    against: str
+    data: str
+    data_sha256: str
+    planes: tuple[str, ...]
+    """Those that the data show of the network's."""
+    lesions: int
+    items: int
+    """Sections or triplets that both answered."""
+    probability: Spread
+    flips: tuple[str, ...]
+    date: str
+    processor: str
+    flags: tuple[str, ...]
+    auc: AucParity | None = None
+    """Of a classifier."""
+    masks: MaskParity | None = None
+    """Of a segmenter."""
+
+    def __post_init__(self) -> None:
+        _one_of("certificates", "network", (self.network,), NETWORKS)
         _one_of("certificates", "precision", (self.precision,), PRECISIONS)
-        if len(self.auc_ci) != 2 or self.auc_ci[0] > self.auc_ci[1]:
-            raise PackError("an interval is no (low, high) pair", where=f"{MANIFEST_NAME}: certificates: auc_ci")
+        _one_of("certificates", "planes", self.planes, PLANES)
+        for sha256 in (self.graph_sha256, self.data_sha256, self.ranges_sha256 or self.graph_sha256):
+            if not _SHA256.match(sha256):
+                where = f"{MANIFEST_NAME}: certificates"
+                raise PackError("no SHA-256", where=where, expected="64 hex digits", found=sha256[:100])
+        if (self.auc is None, self.masks is None) != (self.network == "segmenter", self.network == "classifier"):
+            raise PackError(
+                "a certificate without its figures",
+                where=f"{MANIFEST_NAME}: certificates",
+                expected="auc of a classifier, masks of a segmenter",
+                found=f"{'no ' if self.auc is None else ''}auc of a {self.network}",
+            )
+
+    @classmethod
+    def from_json(cls, content: Any, where: str) -> Certificate:
+        """The certificate in parsed JSON.
+
+        Raises
+        ------
+        PackError
+            An unknown or missing key, a wrong type or an impossible value.
+        """
+        return parse(cls, content, where)
+
+    def to_json(self) -> dict[str, Any]:
+        """The inverse of `from_json`."""
+        return plain(self)
+
+    def same_subject(self, other: Certificate) -> bool:
+        """Whether both certify the same graph on the same runtime."""
+        names = ("network", "precision", "runtime", "arithmetic", "graph_sha256")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
 @dataclass(frozen=True)

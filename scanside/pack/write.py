@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scanside.errors import OutputError, PackError
-from scanside.pack.load import load_pack
-from scanside.pack.manifest import MANIFEST_NAME, FileRecord, Manifest
+from scanside.pack.load import Pack, load_pack
+from scanside.pack.manifest import MANIFEST_NAME, Certificate, FileRecord, Manifest
+from scanside.pack.strict import json_object
 
 
 def file_records(contents: Mapping[str, bytes]) -> dict[str, FileRecord]:
@@ -73,3 +75,32 @@ def write_pack(out: str | os.PathLike[str], contents: Mapping[str, bytes], manif
         if stage is not None and stage.exists():
             shutil.rmtree(stage, ignore_errors=True)
     return out
+
+
+def add_certificates(pack: Pack, certificates: Sequence[Certificate]) -> Pack:
+    """Write `certificates` into the pack's manifest, in the place of earlier ones on the same subject.
+
+    The pack's hash stays what it is.
+
+    Raises
+    ------
+    OutputError
+        The manifest cannot be written.
+    """
+    file = pack.path / MANIFEST_NAME
+    kept = [old for old in pack.manifest.certificates if not any(old.same_subject(new) for new in certificates)]
+    # The other keys as they stand: an absent one and its default are two hashes.
+    content = json_object(file.read_bytes(), MANIFEST_NAME)
+    content["certificates"] = [certificate.to_json() for certificate in (*kept, *certificates)]
+    temporary = file.with_name(f".{MANIFEST_NAME}.{os.getpid()}.part")
+    try:
+        with open(temporary, "xb") as stream:
+            stream.write((json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except OSError as error:
+        raise OutputError("the certificates cannot be written", where=file, found=error.strerror) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return load_pack(pack.path)

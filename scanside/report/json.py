@@ -24,6 +24,7 @@ from scanside.report.model import (
     ExamRecord,
     Lesion,
     LesionMask,
+    NetworkRecord,
     PackRecord,
     Report,
     Timing,
@@ -77,6 +78,9 @@ def to_json(report: Report) -> dict[str, Any]:
             "fallbacks": list(device.fallbacks),
             "sections": {str(plane): int(n) for plane, n in device.sections.items()},
             "blank_sections": {str(plane): int(n) for plane, n in device.blank_sections.items()},
+            "networks": {
+                name: {"runtime": ran.runtime, "precision": ran.precision} for name, ran in device.networks.items()
+            },
         },
         "lesions": [lesion_json(lesion) for lesion in report.lesions],
         "timing_ms": {
@@ -139,6 +143,7 @@ def from_json(data: Mapping[str, Any], *, geometry: Geometry | None = None, mask
                 tuple(device["fallbacks"]),
                 {k: int(v) for k, v in device["sections"].items()},
                 {k: int(v) for k, v in device["blank_sections"].items()},
+                {k: NetworkRecord(v["runtime"], v["precision"]) for k, v in device["networks"].items()},
             ),
             lesions=tuple(_lesion_from(entry) for entry in data["lesions"]),
             timing_ms=Timing(float(timing["total"]), {k: float(v) for k, v in timing["stages"].items()}),

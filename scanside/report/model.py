@@ -101,9 +101,19 @@ class PackRecord:
 
 
 @dataclass(frozen=True)
+class NetworkRecord:
+    """What ran one network: e.g. runtime "onnxruntime/cpu", precision "fp32"."""
+
+    runtime: str
+    precision: str
+
+
+@dataclass(frozen=True)
 class DeviceRecord:
     """What really ran: e.g. runtime "onnxruntime/cpu", precision "fp32", policy "exact", name "AMD EPYC".
 
+    `networks` says it for "segmenter" and "classifier"; where they differ, `runtime` and `precision` hold both, the
+    segmenter's first ("bf16+int8").
     `sections` counts the sections that were looked at, by plane; under ``confirm`` one seen through two windows counts
     twice. `blank_sections` counts those of them that were black all over: for them stands the network's answer to
     black, computed once.
@@ -116,6 +126,7 @@ class DeviceRecord:
     fallbacks: tuple[str, ...]
     sections: Mapping[str, int] = field(default_factory=dict)
     blank_sections: Mapping[str, int] = field(default_factory=dict)
+    networks: Mapping[str, NetworkRecord] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

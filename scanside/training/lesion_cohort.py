@@ -111,8 +111,9 @@ class LesionJob:
 
     @property
     def made_with(self) -> dict[str, Any]:
-        """The difficulty: another one is another cohort."""
-        return {"difficulty": self.difficulty}
+        """The difficulty: another one is another cohort, and so is one with sections."""
+        with_sections = {"sections": True} if self.part.sections else {}
+        return {"difficulty": self.difficulty} | with_sections
 
     def arrays(self, settings: CohortSettings) -> dict[str, NDArray]:
         """Make the lesion and cut its triplets, and its sections where the part has them."""

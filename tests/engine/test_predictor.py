@@ -154,6 +154,75 @@ def test_auto_stays_fp32_without_a_certificate_and_says_so(tiny_pack: Path, monk
     assert any("bf16" in remark for remark in predictor.device.fallbacks)
 
 
+def test_each_network_runs_in_its_own_precision_and_the_report_says_so(
+    tiny_pack: Path, blob_volume: BlobVolume, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from scanside.engine.capabilities import capabilities
+    from scanside.engine.certificates import store_certificate
+    from scanside.engine.onnxruntime import OPENVINO
+    from tests.engine.test_parity import certificate
+
+    if not (capabilities().bf16 and capabilities().openvino):
+        pytest.skip("bf16 needs a processor that multiplies it, and the OpenVINO plug-in")
+    monkeypatch.setenv("SCANSIDE_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("scanside.engine.choice.fastest", lambda precisions, *_: (precisions[-1], ()))
+    pack = load_pack(tiny_pack)
+    store_certificate(pack.sha256, certificate(pack, "segmenter"))
+    with load(tiny_pack, device="cpu", precision="auto", threads=1) as predictor:
+        device = predictor.analyze(blob_volume.volume()).device
+    assert device.precision == "bf16+fp32"
+    assert (device.networks["segmenter"].runtime, device.networks["segmenter"].precision) == (OPENVINO, "bf16")
+    assert device.networks["classifier"].precision == "fp32"
+    assert [remark for remark in device.fallbacks if "certificate" in remark] == [
+        f"classifier: fp32 instead of bf16 on {OPENVINO}: no parity certificate (none)"
+    ]
+
+
+def test_no_folder_of_a_user_gets_into_the_report(tiny_pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scanside.engine.capabilities import capabilities
+
+    remark = "the plug-in does not load: /home/Jane Doe/.venv/lib/libopenvino.so: no such file"
+    machine = replace(capabilities(), flags=frozenset({"avx512f"}), openvino=False, openvino_remark=remark)
+    for module in ("predictor", "onnxruntime"):
+        monkeypatch.setattr(f"scanside.engine.{module}.capabilities", lambda: machine)
+    monkeypatch.setenv("HOME", "/home/Jane Doe")
+    with load(tiny_pack, device="cpu", precision="fp32", threads=1) as predictor:
+        (fallback,) = predictor.device.fallbacks
+    assert "libopenvino.so: no such file" in fallback
+    assert fallback.startswith("onnxruntime/cpu instead of onnxruntime/openvino-cpu: ")
+    assert "Jane" not in fallback
+    assert "/lib" not in fallback
+
+
+@pytest.mark.parametrize(
+    ("text", "without"),
+    [
+        ("onnxruntime/cpu instead of onnxruntime/cuda", "onnxruntime/cpu instead of onnxruntime/cuda"),
+        ("failed: /usr/lib/x.so: bad", "failed: x.so: bad"),
+        ("in C:\\Users\\doe\\x.dll", "in x.dll"),
+        ("'/opt/a/b.json' and (/srv/c/d)", "'b.json' and (d)"),
+        ("see microsoft/onnxruntime#31981", "see microsoft/onnxruntime#31981"),
+    ],
+)
+def test_paths_are_cut_to_their_last_part(text: str, without: str) -> None:
+    from scanside.engine.runtime import without_folders
+
+    assert without_folders(text) == without
+
+
+def test_a_run_on_the_processor_never_asks_for_a_gpu(tiny_pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scanside.engine.capabilities import capabilities
+
+    def asked() -> tuple[str, str]:
+        raise AssertionError("the GPU was opened")
+
+    machine = replace(capabilities(), ask_tensorrt=asked)
+    for module in ("predictor", "onnxruntime"):
+        monkeypatch.setattr(f"scanside.engine.{module}.capabilities", lambda: machine)
+    with load(tiny_pack, device="cpu", precision="auto", threads=1) as predictor:
+        assert predictor.device.precision == "fp32"
+
+
 def test_golden_cases_prove_the_pack_and_catch_a_wrong_runtime(
     tiny_pack: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

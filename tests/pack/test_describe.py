@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from scanside.pack import Certificate, describe, info_rows, load_pack
+from tests.pack.test_manifest import CERTIFICATE
 
 
 def test_the_description_is_json_and_complete(tiny_pack: Path) -> None:
@@ -21,7 +22,7 @@ def test_the_description_is_json_and_complete(tiny_pack: Path) -> None:
 
 def test_the_rows_name_what_a_reader_looks_for(tiny_pack: Path) -> None:
     pack = load_pack(tiny_pack)
-    certificate = Certificate("bf16", "onnxruntime/cpu", "phantoms", 600, 0.001, (-0.001, 0.003), 0.0, ("17",))
+    certificate = Certificate.from_json(CERTIFICATE, "certificate")
     pack = replace(pack, manifest=replace(pack.manifest, certificates=(certificate,)))
     rows = dict(info_rows(pack))
     assert rows["pack"] == "tiny 1"
@@ -29,5 +30,5 @@ def test_the_rows_name_what_a_reader_looks_for(tiny_pack: Path) -> None:
     assert "threshold 0.5" in rows["segmenter"]
     assert "fusion2" in rows["classifier"]
     assert "Dice 1.0000" in rows["check, segmenter"]
-    assert "95 % CI -0.0010 to +0.0030), 1 flips" in rows["certificate, bf16"]
+    assert "95 % CI -0.0010 to +0.0030), 1 flips, against PyTorch" in rows["certificate, classifier bf16"]
     assert rows["licence, everything"] == "Apache-2.0"

@@ -18,14 +18,37 @@ from scanside.pack.manifest import pack_sha256
 
 SCHEMA = json.loads((Path(scanside.pack.__file__).parent / "manifest.schema.json").read_text(encoding="utf-8"))
 CERTIFICATE = {
+    "network": "classifier",
     "precision": "bf16",
     "runtime": "onnxruntime/cpu",
-    "cohort": "phantoms",
+    "arithmetic": "bf16",
+    "versions": {"onnxruntime": "1.32.0"},
+    "graph_sha256": "a" * 64,
+    "ranges_sha256": None,
+    "against": "PyTorch",
+    "data": "phantoms",
+    "data_sha256": "b" * 64,
+    "planes": ["transverse"],
     "lesions": 600,
-    "auc_difference": 0.001,
-    "auc_ci": [-0.001, 0.003],
-    "dice_difference": 0.0,
+    "items": 4800,
+    "probability": {"mean": 0.001, "p99": 0.01, "max": 0.05},
     "flips": ["17"],
+    "date": "2026-01-01T00:00:00+00:00",
+    "processor": "a processor",
+    "flags": ["avx2"],
+    "auc": {"auc": 0.951, "reference": 0.95, "difference": 0.001, "delong": [-0.001, 0.003], "bootstrap": [0, 0.002]},
+}
+MASKS = {
+    "dice": 0.9,
+    "reference": 0.899,
+    "dice_difference": 0.001,
+    "hd95_mm": 1.2,
+    "reference_hd95_mm": 1.3,
+    "hd95_difference_mm": -0.1,
+    "recounted": 2,
+    "matched": 600,
+    "appeared": 1,
+    "vanished": 2,
 }
 
 
@@ -39,14 +62,17 @@ def read(content: dict[str, Any]) -> Manifest:
 
 
 def test_a_good_manifest_passes_both(content: dict[str, Any]) -> None:
-    content["certificates"] = [CERTIFICATE]
+    of_segmenter = {**CERTIFICATE, "network": "segmenter", "auc": None, "masks": MASKS}
+    content["certificates"] = [CERTIFICATE, of_segmenter]
     content["classifier"]["heatmaps"] = "heatmaps"
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(content, SCHEMA)
     manifest = read(content)
     assert manifest.segmenter.pitch_mm == 1.0
     assert manifest.classifier.inputs["sagittal"] == "sagittal"
-    assert manifest.certificates[0].auc_ci == (-0.001, 0.003)
+    assert manifest.certificates[0].auc is not None
+    assert manifest.certificates[0].auc.delong == (-0.001, 0.003)
+    assert manifest.certificates[1].to_json() == of_segmenter
     assert manifest.classifier.heatmaps == "heatmaps"
 
 
@@ -96,7 +122,14 @@ BAD: list[tuple[tuple[str | int, ...], Any, str]] = [
     (("files", "..\\up"), {"sha256": "0" * 64, "bytes": 1}, "not a plain file name"),
     (("files", "card.md", "sha256"), "abc", "no SHA-256"),
     (("files", "card.md", "bytes"), -1, "files: bytes: out of range"),
-    (("certificates",), [{**CERTIFICATE, "auc_ci": [0.1]}], "no \\(low, high\\) pair"),
+    (("certificates",), [{**CERTIFICATE, "auc": {**CERTIFICATE["auc"], "delong": [0.1]}}], "no \\(low, high\\) pair"),
+    (("certificates",), [{**CERTIFICATE, "auc": None}], "without its figures"),
+    (("certificates",), [{**CERTIFICATE, "masks": MASKS}], "without its figures"),
+    (("certificates",), [{**CERTIFICATE, "network": "detector"}], "certificates: network: unknown value"),
+    (("certificates",), [{**CERTIFICATE, "planes": []}], "certificates: planes: empty"),
+    (("certificates",), [{**CERTIFICATE, "graph_sha256": "abc"}], "no SHA-256"),
+    (("certificates",), [{**CERTIFICATE, "lesions": "600"}], "lesions: wrong type"),
+    (("certificates",), [{**CERTIFICATE, "auc_ci": [0, 1]}], "unknown key 'auc_ci'"),
     (("licences",), {}, "licences: wrong type"),
     (("card",), 5, "card: wrong type"),
     (("schema",), "scanside-pack/2", "unknown schema version; expected scanside-pack/1, found scanside-pack/2"),

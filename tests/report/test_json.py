@@ -15,6 +15,7 @@ from scanside.report.model import (
     ExamRecord,
     Lesion,
     LesionMask,
+    NetworkRecord,
     PackRecord,
     Report,
     Timing,
@@ -70,7 +71,14 @@ def reports(draw):
         software={"name": "scanside", "version": draw(ids)},
         pack=PackRecord(draw(words), draw(words), draw(ids)),
         exam=exam,
-        device=DeviceRecord(draw(ids), draw(ids), "exact", draw(words), tuple(draw(st.lists(words, max_size=2)))),
+        device=DeviceRecord(
+            draw(ids),
+            draw(ids),
+            "exact",
+            draw(words),
+            tuple(draw(st.lists(words, max_size=2))),
+            networks={"segmenter": NetworkRecord(draw(ids), draw(ids)), "classifier": NetworkRecord("a", "fp32")},
+        ),
         lesions=tuple(draw(st.lists(lesions, max_size=3))),
         timing_ms=Timing(draw(st.floats(0, 1e6)), draw(st.dictionaries(ids, st.floats(0, 1e6), max_size=3))),
         geometry=geometry,
@@ -136,7 +144,16 @@ def test_keys_are_exactly_those_of_the_contract(example):
         "missing_frames",
         "warnings",
     }
-    assert set(data["device"]) == {"runtime", "precision", "policy", "name", "fallbacks", "sections", "blank_sections"}
+    assert set(data["device"]) == {
+        "runtime",
+        "precision",
+        "policy",
+        "name",
+        "fallbacks",
+        "sections",
+        "blank_sections",
+        "networks",
+    }
     assert set(data["lesions"][0]) == {
         "id",
         "box_mm",

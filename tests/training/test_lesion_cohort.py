@@ -148,3 +148,18 @@ def test_cohorts_are_made_without_the_train_extra():
     code = "import sys, scanside.training.lesion_cohort; print(*(m for m in sys.argv[1:] if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code, "torch", "scipy"], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_the_parity_part_holds_sections_of_what_surrounds_the_lesion(tmp_path):
+    part = replace(PARTS["parity"], malignant=0, benign=1, benign_size_mm=(9.0, 1.0))
+    (file,) = build_files(tmp_path, lesion_jobs(part), workers=0, settings=SMALL)
+    data = read_phantom(file)
+    for plane in Plane:
+        sections = data.planes[plane]
+        rows = set(sections.lesions[:, 0].tolist())
+        assert len(rows) >= 5
+        assert all(sections.mask(row).any() for row in rows)
+        assert len(sections.empty) == len(sections.images) - len(rows)
+    plain = replace(lesion_jobs(part)[0], part=replace(part, name="test"))
+    with pytest.raises(UsageError, match="other settings"):  # a file without sections is not one with
+        build_files(tmp_path, [plain], workers=0, settings=SMALL)

@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scanside.engine.folders import CACHE_VARIABLE, cache_folder
 from scanside.engine.tensorrt.plan import ANY_DRIVER, CURRENT, BuildRecord, PlanKey, StoredPlan
 from scanside.errors import EngineError, OutputError
 from scanside.exam.write import atomic_file
 
-FOLDER_VARIABLE = "SCANSIDE_CACHE_DIR"
 MAX_BYTES = 8 * 2**30
 KERNELS_SUFFIX = ".kernels"
 """Of the file beside a plan that holds what RTX compiled of it."""
@@ -238,16 +238,12 @@ class PlanCache:
             path.with_suffix(suffix).unlink(missing_ok=True)
 
 
-_MOVE = f"choose another folder with {FOLDER_VARIABLE}"
+_MOVE = f"choose another folder with {CACHE_VARIABLE}"
 
 
 def default_folder() -> Path:
     """Where plans of this user lie: `$SCANSIDE_CACHE_DIR/plans`, else the platform's cache folder (XDG on Linux)."""
-    stated = os.environ.get(FOLDER_VARIABLE)
-    if stated:
-        return Path(stated) / "plans"
-    folder: Path = _part_of_the_extra("platformdirs").user_cache_path("scanside", appauthor=False)
-    return folder / "plans"
+    return cache_folder() / "plans"
 
 
 def _part_of_the_extra(name: str) -> Any:

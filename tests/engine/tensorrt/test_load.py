@@ -127,7 +127,8 @@ def on_cuda(fake: Callable[..., Fake], monkeypatch: pytest.MonkeyPatch, tmp_path
     def make(*, providers: tuple[str, ...] = ("CPUExecutionProvider",), **how: object) -> Fake:
         machine = fake(**how)
         # Without AVX-512 the processor runs the CPU provider, whose arithmetic the fake engine has too.
-        here = replace(capabilities(), tensorrt=machine.trt.runtime, providers=providers, flags=frozenset())
+        found = machine.trt.runtime, ""
+        here = replace(capabilities(), ask_tensorrt=lambda: found, providers=providers, flags=frozenset())
         monkeypatch.setattr(ort, "capabilities", lambda: here)
         monkeypatch.setattr("scanside.engine.predictor.capabilities", lambda: here)
         monkeypatch.setattr("scanside.engine.tensorrt.load.require", lambda: machine.trt)
@@ -234,14 +235,14 @@ def test_other_precisions_need_a_certificate_and_a_graph(on_cuda: Callable[..., 
 
 
 def test_the_rule_of_device_cuda() -> None:
-    machine = replace(capabilities(), tensorrt="", tensorrt_remark="PyCUDA is not installed", providers=())
+    machine = replace(capabilities(), ask_tensorrt=lambda: ("", "PyCUDA is not installed"), providers=())
     with pytest.raises(EngineError, match=r"no usable CUDA provider.*PyCUDA is not installed"):
         choose(machine, "cuda")
     with_ort = replace(machine, providers=("CUDAExecutionProvider",))
     choice = choose(with_ort, "cuda")
     assert choice.runtime == CUDA
     assert choice.fallbacks == (f"{CUDA} instead of TensorRT: PyCUDA is not installed",)
-    with_trt = replace(with_ort, tensorrt="tensorrt/cuda", tensorrt_remark="")
+    with_trt = replace(with_ort, ask_tensorrt=lambda: ("tensorrt/cuda", ""))
     assert choose(with_trt, "cuda").runtime == "tensorrt/cuda"
     assert choose(with_trt, "cuda", "fp16").precision == "fp16"
     assert choose(with_trt, "auto").runtime == CUDA

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.peers.weights import fp32_graph, load_from_graph, torch_classifier, torch_segmenter
 from scanside.errors import EngineError
+from scanside.export.read_back import fp32_graph, load_from_graph, torch_classifier, torch_segmenter
 from scanside.pack import Pack, golden_cases, load_pack
 
 ORDER = {"segmenter": ["pixels"], "classifier": ["transverse", "sagittal", "coronal"]}

@@ -1,8 +1,9 @@
-"""The pack's networks for peers: as plain FP32 ONNX graphs, and as PyTorch modules with the same weights.
+"""The pack's networks read back: as plain FP32 ONNX graphs, and as PyTorch modules with the same weights.
 
-A pack keeps weights in 8 bits and batch normalisation folded into the convolutions. A peer gets the very numbers that
-our engine runs: the 8-bit weights multiplied out, and, in PyTorch, each folded bias in the batch normalisation that
-follows (which is then the identity plus that bias). PyTorch so keeps the layers it would have after training.
+A pack keeps weights in 8 bits and batch normalisation folded into the convolutions. A peer or a reference gets the very
+numbers that our engine runs: the 8-bit weights multiplied out, and, in PyTorch, each folded bias in the batch
+normalisation that follows (which is then the identity plus that bias). PyTorch so keeps the layers it would have after
+training.
 """
 
 from __future__ import annotations
@@ -16,13 +17,18 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
-from benchmarks.peers.common import CannotRunError
+from scanside.errors import EngineError
 from scanside.export.onnx import SegmenterGraph
+from scanside.models.backbones import StrideAt
 from scanside.models.fusion import FusionClassifier
 from scanside.models.unet import build_segmenter
 from scanside.pack import Pack
 from scanside.pack.derive import with_folded_weights
 from scanside.pack.onnx_graph import Graph
+
+
+class ForeignGraphError(EngineError):
+    """The graph is not one that this package's networks export to."""
 
 
 def fp32_graph(pack: Pack, network: str) -> bytes:
@@ -36,7 +42,7 @@ def torch_segmenter(pack: Pack) -> nn.Module:
 
     Raises
     ------
-    EngineError
+    ForeignGraphError
         The pack's graph is not the segmenter this builds.
     """
     spec = pack.manifest.segmenter
@@ -50,7 +56,7 @@ def torch_classifier(pack: Pack) -> nn.Module:
 
     Raises
     ------
-    EngineError
+    ForeignGraphError
         The pack's graph is not the classifier its manifest names.
     """
     spec = pack.manifest.classifier
@@ -71,6 +77,11 @@ class Probability(nn.Module):
         return self.model.probability(*pixels)
 
 
+def stride_of(pack: Pack) -> StrideAt:
+    """Which convolution of a stage's first block strides ("1x1", "3x3"), as the classifier's graph has it."""
+    return _stride_at(pack.graph_bytes("classifier"))
+
+
 def load_from_graph(model: nn.Module, graph: bytes, where: str) -> None:
     """Put the weights of the exported FP32 `graph` into `model`: each layer's, found by its weight's name.
 
@@ -79,7 +90,7 @@ def load_from_graph(model: nn.Module, graph: bytes, where: str) -> None:
 
     Raises
     ------
-    EngineError
+    ForeignGraphError
         A layer of the graph has no place of its own in the model, or another shape.
     """
     exported = onnx.load_from_string(graph).graph
@@ -92,7 +103,7 @@ def load_from_graph(model: nn.Module, graph: bytes, where: str) -> None:
         name = node.input[1].removeprefix("model.").removesuffix(".float").removesuffix(".weight")
         layer, bias = layers.get(name), tensors[node.input[2]] if len(node.input) > 2 else None
         if layer is None or name not in left:
-            raise CannotRunError("a layer of the graph has no place in the PyTorch model", where=where, found=name)
+            raise ForeignGraphError("a layer of the graph has no place in the PyTorch model", where=where, found=name)
         left.remove(name)
         _copy(layer.weight, tensors[node.input[1]], f"{where}: {name}")
         if layer.bias is not None and bias is not None:
@@ -100,7 +111,7 @@ def load_from_graph(model: nn.Module, graph: bytes, where: str) -> None:
         elif name in norms:
             _become_bias(norms[name], np.zeros(len(layer.weight), np.float32) if bias is None else bias)
         elif bias is not None:
-            raise CannotRunError("a bias of the graph has no place in the PyTorch model", where=where, found=name)
+            raise ForeignGraphError("a bias of the graph has no place in the PyTorch model", where=where, found=name)
 
 
 def _norm_after(model: nn.Module) -> Mapping[str, nn.Module]:
@@ -128,14 +139,12 @@ def _become_bias(norm: nn.Module, bias: NDArray) -> None:
 
 def _copy(target: torch.Tensor, values: NDArray, where: str) -> None:
     if tuple(target.shape) != values.shape:
-        raise CannotRunError(
-            "a weight has another shape", where=where, expected=tuple(target.shape), found=values.shape
-        )
+        raise ForeignGraphError("a weight has another shape", where=where, expected=tuple(target.shape), found=values.shape)
     with torch.no_grad():
         target.copy_(torch.from_numpy(values.copy()))
 
 
-def _stride_at(graph: bytes) -> str:
+def _stride_at(graph: bytes) -> StrideAt:
     """Which convolution of a stage's first block strides, as the graph has it."""
     for node in onnx.load_from_string(graph).graph.node:
         if node.op_type == "Conv" and "layer2.0.conv1.weight" in node.input[1]:
