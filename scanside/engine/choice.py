@@ -13,7 +13,7 @@ from scanside.engine.capabilities import Capabilities
 from scanside.engine.fastest import Run, fastest
 from scanside.engine.graphs import graph_of
 from scanside.engine.networks import Classifier, Segmenter
-from scanside.engine.onnxruntime import Choice, arithmetic
+from scanside.engine.onnxruntime import Choice
 from scanside.engine.parity import Allowed
 from scanside.engine.sections import padded_shape
 from scanside.exam.geometry import Geometry
@@ -62,7 +62,7 @@ def fastest_choice(
     subject = {
         "pack": pack.sha256,
         "network": candidates.network,
-        "candidates": [[c.precision, c.runtime, arithmetic(machine, c)] for c in candidates.choices],
+        "candidates": [[c.precision, c.runtime, c.arithmetic] for c in candidates.choices],
         "certificates": [certificate.to_json() for certificate in candidates.certificates],
         "packages": dict(sorted(machine.packages.items())),
         "processor": machine.processor,

@@ -49,6 +49,13 @@ class Choice:
     precision: str
     reason: str
     fallbacks: tuple[str, ...] = ()
+    rest: str = ""
+    """What an 8-bit graph computes in where it does not round."""
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision, and of int8 the rest's: "int8, rest bf16"."""
+        return f"{self.precision}, rest {self.rest}" if self.rest else self.precision
 
 
 def choose(machine: Capabilities, device: str = "auto", precision: str = "auto", network: str = "segmenter") -> Choice:
@@ -62,7 +69,9 @@ def choose(machine: Capabilities, device: str = "auto", precision: str = "auto",
       CPU provider; on AVX2 it measured 0.9 to 1.05 x, that is nothing, so the CPU provider runs. The classifier always
       runs on the CPU provider: the plug-in measured 0.94 x with it, and keeps its weights twice (370 MB more).
     * ``int8`` on a CPU: the OpenVINO plug-in, what is not rounded in bf16 where the processor has it (measured with
-      AMX: 1.3 x as fast as with the rest in fp32). The CPU provider runs 8-bit graphs slower than fp32 ones.
+      AMX: 1.3 x as fast as with the rest in fp32). The classifier's rest is in fp32: with it in bf16 and heatmaps in
+      the graph, plug-in 1.8.1 ends the process (a division by zero). The CPU provider runs 8-bit graphs slower than
+      fp32 ones.
 
     Raises
     ------
@@ -79,9 +88,10 @@ def choose(machine: Capabilities, device: str = "auto", precision: str = "auto",
     if device == "cuda" and machine.tensorrt:
         if wanted == "bf16":
             raise NotBuiltError("precision bf16 on CUDA is not built yet", expected="fp32, fp16 or int8", found=wanted)
-        return Choice(machine.tensorrt, wanted, "TensorRT and a GPU are here")
+        rest = "fp16" if wanted == "int8" else ""
+        return Choice(machine.tensorrt, wanted, "TensorRT and a GPU are here", rest=rest)
     if wanted == "int8" and device != "cuda":
-        return _choose_int8(machine)
+        return _choose_int8(machine, network)
     if wanted in ("fp16", "int8"):
         raise EngineError(
             f"precision {wanted} needs TensorRT and a GPU",
@@ -100,13 +110,6 @@ def choose(machine: Capabilities, device: str = "auto", precision: str = "auto",
     if machine.openvino:
         return Choice(OPENVINO, "fp32", "OpenVINO runs the segmenter faster on AVX-512")
     return Choice(CPU, "fp32", "the only provider here", (f"{CPU} instead of {OPENVINO}: {machine.openvino_remark}",))
-
-
-def arithmetic(machine: Capabilities, choice: Choice) -> str:
-    """What `choice` computes in, as certificates say it: two processors may round an 8-bit graph's rest differently."""
-    if choice.precision != "int8":
-        return choice.precision
-    return f"int8, rest {'fp16' if choice.runtime.startswith('tensorrt') else 'bf16' if machine.bf16 else 'fp32'}"
 
 
 def _choose_cuda(machine: Capabilities, precision: str) -> Choice:
@@ -143,7 +146,7 @@ def _choose_bf16(machine: Capabilities) -> Choice:
     return Choice(OPENVINO, "bf16", "the processor multiplies bf16")
 
 
-def _choose_int8(machine: Capabilities) -> Choice:
+def _choose_int8(machine: Capabilities, network: str) -> Choice:
     if not machine.openvino:
         raise EngineError(
             "int8 needs the OpenVINO plug-in provider",
@@ -151,7 +154,8 @@ def _choose_int8(machine: Capabilities) -> Choice:
             found=machine.openvino_remark,
             remedy=f"pip install {OPENVINO_PACKAGE}, or run with precision fp32",
         )
-    return Choice(OPENVINO, "int8", "8-bit kernels, the rest in " + ("bf16" if machine.bf16 else "fp32"))
+    rest = "bf16" if machine.bf16 and network == "segmenter" else "fp32"
+    return Choice(OPENVINO, "int8", f"8-bit kernels, the rest in {rest}", rest=rest)
 
 
 def load_runtime(
@@ -307,7 +311,7 @@ def _session_options(
         options.add_free_dimension_override_by_name(key, size)
     if choice.runtime == OPENVINO:
         config = {
-            "INFERENCE_PRECISION_HINT": _OPENVINO_HINT.get(choice.precision) or _rest_hint(),
+            "INFERENCE_PRECISION_HINT": _OPENVINO_HINT[choice.rest or choice.precision],
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": "1",
         }
@@ -316,11 +320,6 @@ def _session_options(
     if choice.runtime == CUDA:
         return options, {"providers": [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]}
     return options, {"providers": ["CPUExecutionProvider"]}
-
-
-def _rest_hint() -> str:
-    """What OpenVINO computes in where an 8-bit graph does not round."""
-    return _OPENVINO_HINT["bf16" if capabilities().bf16 else "fp32"]
 
 
 def _spec(node: Any, graph: str) -> TensorSpec:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from scanside.engine.capabilities import Capabilities
 from scanside.engine.certificates import own_certificates
 from scanside.engine.graphs import graph_sha256
-from scanside.engine.onnxruntime import Choice, arithmetic, choose
+from scanside.engine.onnxruntime import Choice, choose
 from scanside.errors import ParityError, ScansideError
 from scanside.pack import NETWORKS, Certificate, Pack
 
@@ -137,9 +137,8 @@ class _Gate:
         ours = [c for c in named if c.graph_sha256 == sha256]
         if not ours:
             return None, "a certificate of another graph"
-        computed = arithmetic(self.machine, choice)
-        ours = [c for c in ours if c.arithmetic == computed]
+        ours = [c for c in ours if c.arithmetic == choice.arithmetic]
         if not ours:
-            return None, f"a certificate of another arithmetic than {computed}"
+            return None, f"a certificate of another arithmetic than {choice.arithmetic}"
         reasons = unmet(ours[0])  # this device's own comes first
         return (None, f"a certificate that fails: {'; '.join(reasons)}") if reasons else (ours[0], "")

@@ -14,7 +14,7 @@ from scanside.engine.capabilities import Capabilities
 from scanside.engine.choice import load_network
 from scanside.engine.graphs import graph_sha256
 from scanside.engine.networks import Classifier, Segmenter
-from scanside.engine.onnxruntime import Choice, arithmetic
+from scanside.engine.onnxruntime import Choice
 from scanside.exam.planes import Plane
 from scanside.pack import Pack
 
@@ -55,7 +55,7 @@ class EngineNetwork:
     ) -> None:
         self.network = network
         self.choice = choice
-        self.arithmetic = arithmetic(machine, choice)
+        self.arithmetic = choice.arithmetic
         self.graph_sha256 = graph_sha256(pack, network, choice.precision, choice.runtime)
         self.versions = runtime_versions(machine, choice)
         self.processor = machine.processor

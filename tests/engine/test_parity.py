@@ -11,7 +11,7 @@ import pytest
 from scanside.engine import parity
 from scanside.engine.capabilities import Capabilities
 from scanside.engine.certificates import store_certificate
-from scanside.engine.onnxruntime import CPU, OPENVINO, arithmetic, choose
+from scanside.engine.onnxruntime import CPU, OPENVINO, choose
 from scanside.engine.parity import Allowed, allowed, is_valid, unmet
 from scanside.errors import EngineError, PackError, ParityError
 from scanside.pack import AucParity, Certificate, MaskParity, Pack, Spread, load_pack
@@ -160,9 +160,12 @@ def test_the_machine_has_the_first_word(pack: Pack) -> None:
 
 
 def test_an_int8_graphs_rest_is_another_arithmetic() -> None:
-    assert arithmetic(AMX, choose(AMX, "cpu", "int8")) == "int8, rest bf16"
-    assert arithmetic(AVX2, choose(AVX2, "cpu", "int8")) == "int8, rest fp32"
-    assert arithmetic(AVX2, choose(AVX2, "cpu", "fp32", "classifier")) == "fp32"
+    assert choose(AMX, "cpu", "int8").arithmetic == "int8, rest bf16"
+    assert choose(AMX, "cpu", "int8", "classifier").arithmetic == "int8, rest fp32"
+    assert choose(AVX2, "cpu", "int8").arithmetic == "int8, rest fp32"
+    assert choose(AVX2, "cpu", "fp32", "classifier").arithmetic == "fp32"
+    gpu = replace(AVX2, ask_tensorrt=lambda: ("tensorrt/cuda", ""))
+    assert choose(gpu, "cuda", "int8").arithmetic == "int8, rest fp16"
     assert choose(AVX2, "cpu", "fp32").runtime == CPU
 
 
