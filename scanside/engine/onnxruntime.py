@@ -69,9 +69,7 @@ def choose(machine: Capabilities, device: str = "auto", precision: str = "auto",
       CPU provider; on AVX2 it measured 0.9 to 1.05 x, that is nothing, so the CPU provider runs. The classifier always
       runs on the CPU provider: the plug-in measured 0.94 x with it, and keeps its weights twice (370 MB more).
     * ``int8`` on a CPU: the OpenVINO plug-in, what is not rounded in bf16 where the processor has it (measured with
-      AMX: 1.3 x as fast as with the rest in fp32). The classifier's rest is in fp32: with it in bf16 and heatmaps in
-      the graph, plug-in 1.8.1 ends the process (a division by zero). The CPU provider runs 8-bit graphs slower than
-      fp32 ones.
+      AMX: 1.3 x as fast as with the rest in fp32). The CPU provider runs 8-bit graphs slower than fp32 ones.
 
     Raises
     ------
@@ -91,7 +89,7 @@ def choose(machine: Capabilities, device: str = "auto", precision: str = "auto",
         rest = "fp16" if wanted == "int8" else ""
         return Choice(machine.tensorrt, wanted, "TensorRT and a GPU are here", rest=rest)
     if wanted == "int8" and device != "cuda":
-        return _choose_int8(machine, network)
+        return _choose_int8(machine)
     if wanted in ("fp16", "int8"):
         raise EngineError(
             f"precision {wanted} needs TensorRT and a GPU",
@@ -146,7 +144,7 @@ def _choose_bf16(machine: Capabilities) -> Choice:
     return Choice(OPENVINO, "bf16", "the processor multiplies bf16")
 
 
-def _choose_int8(machine: Capabilities, network: str) -> Choice:
+def _choose_int8(machine: Capabilities) -> Choice:
     if not machine.openvino:
         raise EngineError(
             "int8 needs the OpenVINO plug-in provider",
@@ -154,7 +152,7 @@ def _choose_int8(machine: Capabilities, network: str) -> Choice:
             found=machine.openvino_remark,
             remedy=f"pip install {OPENVINO_PACKAGE}, or run with precision fp32",
         )
-    rest = "bf16" if machine.bf16 and network == "segmenter" else "fp32"
+    rest = "bf16" if machine.bf16 else "fp32"
     return Choice(OPENVINO, "int8", f"8-bit kernels, the rest in {rest}", rest=rest)
 
 

@@ -139,7 +139,9 @@ def _become_bias(norm: nn.Module, bias: NDArray) -> None:
 
 def _copy(target: torch.Tensor, values: NDArray, where: str) -> None:
     if tuple(target.shape) != values.shape:
-        raise ForeignGraphError("a weight has another shape", where=where, expected=tuple(target.shape), found=values.shape)
+        raise ForeignGraphError(
+            "a weight has another shape", where=where, expected=tuple(target.shape), found=values.shape
+        )
     with torch.no_grad():
         target.copy_(torch.from_numpy(values.copy()))
 

@@ -1,9 +1,10 @@
 """The precisions of a network, all derived from the one graph a pack ships.
 
 The shipped graph has weights in 8 bits and, once calibrated, activations through QuantizeLinear and DequantizeLinear:
-as it stands it is the **int8** graph. Without the activation pairs it is the graph that **fp32** and **bf16** run
-(a runtime chooses the arithmetic). In half precision it is the **fp16** graph, but for the nodes that measurement keeps
-in FP32. **int8-fp16** is the int8 graph whose remaining tensors are in half precision, for a GPU.
+as it stands it is the **int8** graph, but for the weights of what is not rounded, which are unfolded. Without the
+activation pairs it is the graph that **fp32** and **bf16** run (a runtime chooses the arithmetic). In half precision it
+is the **fp16** graph, but for the nodes that measurement keeps in FP32. **int8-fp16** is the int8 graph whose remaining
+tensors are in half precision, for a GPU.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def derived_graph(graph: bytes, precision: str, keep: Collection[str] = (), *, w
     if precision in ("int8", "int8-fp16"):
         if not has_activation_rounding(parsed):
             raise _not_calibrated(where)
-        return graph if precision == "int8" else in_half(parsed, keep).to_bytes()
+        rounded = with_folded_weights(parsed, _weights_beside_floats(parsed))
+        return (rounded if precision == "int8" else in_half(rounded, keep)).to_bytes()
     raise ValueError(f"unknown precision {precision!r}")
 
 
@@ -95,12 +97,16 @@ def without_activation_rounding(graph: Graph) -> Graph:
     return graph
 
 
-def with_folded_weights(graph: Graph) -> Graph:
-    """`graph` with its 8-bit weights as FP32 constants, for runtimes that do not fold them themselves."""
+def with_folded_weights(graph: Graph, names: Collection[str] | None = None) -> Graph:
+    """`graph` with its 8-bit weights, or those named, as FP32 constants, for runtimes that do not fold them themselves.
+
+    `names` are those of the tensors that DequantizeLinear makes of them.
+    """
     constants = {constant.name: constant for constant in graph.constants}
     kept, folded, read = [], [], set()
     for node in graph.nodes:
-        if node.op_type == "DequantizeLinear" and all(name in constants for name in node.inputs):
+        wanted = names is None or node.outputs[0] in names
+        if wanted and node.op_type == "DequantizeLinear" and all(name in constants for name in node.inputs):
             folded.append(_folded([constants[name] for name in node.inputs], node.integer("axis", 1), node.outputs[0]))
             read.update(node.inputs)
         else:
@@ -109,6 +115,22 @@ def with_folded_weights(graph: Graph) -> Graph:
     graph.constants += folded
     _drop_unused(graph, read)
     return graph
+
+
+def _weights_beside_floats(graph: Graph) -> set[str]:
+    """Weights that are multiplied, somewhere, with activations that are not rounded.
+
+    OpenVINO 2026.4 stops the process (a division by zero) at a product of bf16 activations with 8-bit weights in a
+    graph that also has rounded convolutions.
+    """
+    constants = {constant.name for constant in graph.constants}
+    made = {node.outputs[0]: node.inputs[0] in constants for node in graph.nodes if node.op_type == "DequantizeLinear"}
+    beside: set[str] = set()
+    for node in graph.nodes:
+        weights = {name for name in node.inputs if made.get(name)}
+        if weights and not any(made.get(name) is False for name in node.inputs):
+            beside |= weights
+    return beside
 
 
 def _require_finite(graph: Graph) -> None:

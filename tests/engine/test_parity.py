@@ -161,7 +161,7 @@ def test_the_machine_has_the_first_word(pack: Pack) -> None:
 
 def test_an_int8_graphs_rest_is_another_arithmetic() -> None:
     assert choose(AMX, "cpu", "int8").arithmetic == "int8, rest bf16"
-    assert choose(AMX, "cpu", "int8", "classifier").arithmetic == "int8, rest fp32"
+    assert choose(AMX, "cpu", "int8", "classifier").arithmetic == "int8, rest bf16"
     assert choose(AVX2, "cpu", "int8").arithmetic == "int8, rest fp32"
     assert choose(AVX2, "cpu", "fp32", "classifier").arithmetic == "fp32"
     gpu = replace(AVX2, ask_tensorrt=lambda: ("tensorrt/cuda", ""))

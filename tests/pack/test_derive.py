@@ -91,6 +91,21 @@ def test_int8_is_the_shipped_graph_and_needs_calibration() -> None:
             derived_graph(bytes_of(plain()), precision, where="net")
 
 
+def test_int8_unfolds_weights_that_meet_floats_and_no_others() -> None:
+    """OpenVINO 2026.4 stops the process at 8-bit weights beside bf16 activations; see `derive`."""
+    model = rounded()
+    nodes = list(model.graph.node)
+    again = helper.make_node("Conv", ["grey", "weight", "bias"], ["a2"], name="conv2", pads=[1, 1, 1, 1])
+    both = helper.make_node("Add", ["a", "a2"], ["a3"], name="both")
+    at = next(i for i, node in enumerate(nodes) if node.op_type == "Relu")
+    nodes[at].input[0] = "a3"
+    shared = made([*nodes[:at], again, both, *nodes[at:]], list(model.graph.initializer))
+    derived = onnx.load_from_string(derived_graph(bytes_of(shared), "int8"))
+    assert Counter(n.op_type for n in derived.graph.node)["DequantizeLinear"] == 1  # the activations'
+    assert {t.name for t in derived.graph.initializer} >= {"weight"}
+    assert np.abs(run(derived.SerializeToString()) - run(bytes_of(shared))).max() < 1e-6
+
+
 @pytest.mark.parametrize("source", [plain, rounded])
 def test_fp16_folds_the_weights_and_halves_everything_but_resize_scales(source) -> None:
     half = derived_graph(bytes_of(source()), "fp16")
