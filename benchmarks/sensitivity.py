@@ -38,6 +38,7 @@ from scanside.calibration.sensitivity import (
 from scanside.engine.capabilities import capabilities, processor_name
 from scanside.engine.onnxruntime import load_runtime
 from scanside.pack import Pack, load_pack
+from scanside.pack.derive import derived_graph
 
 TIMED_RUNS = 9
 INSIDE = {"segmenter": segmenter_inside, "classifier": classifier_inside}
@@ -135,7 +136,7 @@ class Clock:
         self.fp32 = load_runtime(fp32, device="cpu", precision="fp32", dims=self.dims)
 
     def __call__(self, graph: bytes) -> float:
-        rounded = load_runtime(graph, device="cpu", precision="int8", dims=self.dims)
+        rounded = load_runtime(derived_graph(graph, "int8"), device="cpu", precision="int8", dims=self.dims)
         seconds: dict[str, list[float]] = {"fp32": [], "int8": []}
         for _ in range(TIMED_RUNS + 1):
             for name, runtime in (("fp32", self.fp32), ("int8", rounded)):
