@@ -149,7 +149,13 @@ def test_an_exam_on_the_gpu_gives_the_findings_of_the_processor(
         assert all(result.passed for result in on_gpu.self_check())
     with load(tiny_pack, device="cpu", precision="fp32", threads=2) as on_processor:
         expected = on_processor.analyze(blob_volume.volume())
-    assert found.lesions == expected.lesions
+    # Sections cut on the GPU differ by at most one grey level from the processor's (test_kernels).
+    for ours, theirs in zip(found.lesions, expected.lesions, strict=True):
+        assert ours.box_index == theirs.box_index
+        assert ours.centroid_mm == pytest.approx(theirs.centroid_mm, abs=0.01)
+        assert ours.detection_score == pytest.approx(theirs.detection_score, abs=0.001)
+        assert ours.frame_probabilities == pytest.approx(theirs.frame_probabilities, abs=1e-6)
+        assert (ours.malignant, ours.planes_seen, ours.frames) == (theirs.malignant, theirs.planes_seen, theirs.frames)
     assert np.array_equal(found.mask.labels, expected.mask.labels)
     assert (found.device.runtime, found.device.precision) == ("tensorrt-rtx/cuda", "fp32")
     assert found.device.name == "stand-in"
