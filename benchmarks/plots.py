@@ -151,7 +151,7 @@ def trace(events: Sequence[Mapping[str, Any]], path: Path, title: str, record: R
     y, ticks = 0, []
     for number, (name, rows) in enumerate(lanes.items()):
         count = max(1, len(rows))
-        ticks.append((y + (count - 1) / 2, f"{name} {sum(dur for row in rows for _, dur in row):.2f} s"))
+        ticks.append((y + (count - 1) / 2, f"{name} {sum(dur for row in rows for _, dur in row):.3g} s"))
         for row in rows:
             axes.broken_barh(row, (y - 0.4, 0.8), color=f"C{number}", linewidth=0)
             y += 1

@@ -57,7 +57,12 @@ def plot_measurement(measurement: Measurement, path: str | Path) -> None:
             color="tab:red",
             capsize=3,
         )
-        axes.annotate(f"p{p.percent:g} {p.value:.3g} ms", (p.value, share), (6, -10), textcoords="offset points")
+        axes.annotate(
+            f"p{p.percent:g} {p.value:.0f} ms" if p.value >= 100 else f"p{p.percent:g} {p.value:.3g} ms",
+            (p.value, share),
+            (6, -10),
+            textcoords="offset points",
+        )
     axes.set(xlabel="wall time (ms)", ylabel="share of repetitions", ylim=(0, 1.02), title=measurement.name)
     axes.grid(alpha=0.3)
     image = io.BytesIO()

@@ -1,0 +1,67 @@
+"""BUS-BRA's folds go on where they stopped, row by row; the networks are stood in for."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import busbra
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """(fold's folder, network) of each training; the third one is interrupted."""
+    from scanside.training import views
+
+    calls: list[tuple[str, str]] = []
+    lesions = [views.ViewedLesion(f"case {n}", n > 1, ("a", "b"), np.zeros((2, 8, 8), np.uint8)) for n in range(4)]
+    split = SimpleNamespace(test=lesions, two_views=lambda: split)
+
+    def train(recipe: Any, split: Any, out: Path, *, name: str, **_: Any) -> Path:
+        calls.append((Path(out).name, name))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        Path(out).mkdir(parents=True, exist_ok=True)
+        (Path(out) / f"{name}.log.jsonl").write_text("{}\n")
+        return Path(out) / f"{name}.safetensors"
+
+    monkeypatch.setattr(views, "split_views", lambda *_, **__: split)
+    monkeypatch.setattr(views, "train_views", train)
+    probabilities = [np.array([p, p]) for p in (0.1, 0.6, 0.5, 0.9)]
+    monkeypatch.setattr(views, "predict_views", lambda *_, **__: probabilities)
+    return calls
+
+
+def test_folds_go_on_where_they_stopped(trained: list[tuple[str, str]], tmp_path: Path) -> None:
+    given = {"busbra": tmp_path, "imagenet": tmp_path, "work": tmp_path / "work", "folds": range(1, 3)}
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        busbra.make_table(out=out, **given)  # type: ignore[arg-type]
+    assert not list(out.glob("busbra-folds-*.csv"))
+    busbra.make_table(out=out, **given)  # type: ignore[arg-type]
+    assert trained == [
+        ("fold1", "view"),
+        ("fold1", "two_views"),
+        ("fold2", "view"),
+        ("fold2", "view"),
+        ("fold2", "two_views"),
+    ]
+    (table,) = out.glob("busbra-folds-*.csv")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [(row["fold"], row["recipe"]) for row in rows] == [
+        (fold, recipe) for fold in "12" for recipe in ("view", "two_views")
+    ]
+    assert {(row["cases"], row["malignant"], row["auc"]) for row in rows} == {("4", "2", "0.75")}
+    assert len(list(out.glob("busbra-*-fold?.csv"))) == 4
+    record = json.loads(table.with_suffix(".json").read_text())
+    assert record["folds"] == [1, 2]
+    assert set(record["recipes"]) == {"view", "two_views"}
