@@ -16,7 +16,7 @@ def test_the_table_has_a_row_a_profile(tiny_pack: Path, tmp_path: Path) -> None:
         pytest.skip("tensorrt_rtx is not installed (scanside[plans])")
     make_table(out=tmp_path, pack=tiny_pack, targets="SM86", backbones="")
     rows = list(csv.DictReader((tmp_path / "plans-tiny-1.csv").open(encoding="utf-8")))
-    assert [row["network"] for row in rows if row["precision"] == "fp32"] == ["segmenter"] * 4 + ["classifier"]
+    assert [row["network"] for row in rows if row["precision"] == "fp32"] == ["segmenter"] * 7 + ["classifier"]
     assert [row["shape"] for row in rows][:2] == ["4x1x64x160", "3x1x64x192"]
     assert all(int(row["plan_bytes"]) > 1000 for row in rows)
     content = json.loads((tmp_path / "plans-tiny-1.json").read_text(encoding="utf-8"))
