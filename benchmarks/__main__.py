@@ -33,6 +33,7 @@ MODULES = (
     "roofline",
     "plans",
     "sensitivity",
+    "parity",
     "busbra",
     "cohort_tables",
     "coverage",

@@ -1,8 +1,8 @@
 """BUS-BRA's held-out fold as cases that parity is judged on: one cohort file a lesion.
 
-A lesion's views are the sections of one plane, brought to the nominal size that the segmenter is trained on (BUS-BRA
-states no spacing: a pixel counts as one "mm"), with their masks; and its crops. For a network of one view each view is
-a frame; for `fusion1` the two views are the transverse and the sagittal crop of one frame.
+A lesion's views are the sections of one plane, brought to the nominal size that the segmenter is trained on, with their
+masks; and its crops. BUS-BRA states no spacing: a pixel counts as the segmenter's 0.66 mm. For a network of one view
+each view is a frame; for `fusion1` the two views are the transverse and the sagittal crop of one frame.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from scanside.training.views import stored_crop
 
 NOMINAL_BOX_MM = 20.0
 """Only ratios to it count: a crop shows a multiple of the lesion's longer side."""
+NOMINAL_PITCH_MM = 0.66
 PLANES = ("transverse", "sagittal")
 
 
@@ -58,7 +59,7 @@ def case_arrays(number: int, case: str, views: Sequence[BusbraImage], fold: int,
         "format": FORMAT,
         "seed": number,
         "origin": asdict(origin),
-        "settings": {"pitch_mm": 1.0, "longer_side": LONGER_SIDE},
+        "settings": {"pitch_mm": NOMINAL_PITCH_MM, "longer_side": LONGER_SIDE},
         "planes": planes,
     }
     return {

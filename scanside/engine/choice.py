@@ -76,7 +76,7 @@ def fastest_choice(
     def loaded(precision: str) -> Iterator[Run]:
         network = load_network(pack, candidates.network, choices[precision], device=device, threads=threads)
         try:
-            yield _batch_of(network)
+            yield batch_of(network)
         finally:
             network.close()
 
@@ -94,7 +94,7 @@ def _gpu(candidates: Allowed) -> list[str]:
     return [device.name, device.driver]
 
 
-def _batch_of(network: Segmenter | Classifier) -> Run:
+def batch_of(network: Segmenter | Classifier) -> Run:
     """A batch as the pipeline makes it: transverse sections of the standard exam, or triplets."""
     rng = np.random.default_rng(0)
     if isinstance(network, Classifier):
