@@ -58,6 +58,8 @@ class Confirm:
         self._asked: Channel[Look] = flow.channel(MOST_REGIONS)
         self._pending = 0
         self._settled: list[tuple[Region, Mapping[Plane, NDArray[np.uint8]]]] = []
+        self._latest: Linked | None = None
+        """What the settled regions show; None when it is to be found anew."""
         self._planned = len(grids[Plane.TRANSVERSE])
 
     @property
@@ -112,8 +114,9 @@ class Confirm:
             if self.sections[Plane.TRANSVERSE] == transverse and not self._pending:
                 self._asked.close()
             if shown:
-                yield self._linked()
-        yield self._linked()
+                self._latest = self._linked()
+                yield self._latest
+        yield self._latest or self._linked()
 
     def _ask(self, region: Region) -> bool:
         """Have a region looked at; True when there is nothing to wait for and it shows a lesion."""
@@ -147,6 +150,7 @@ class Confirm:
         if any((*below, *above)) and region.grown < MOST_GROWTHS:
             return self._ask(replace(region.widened(below, above, shape), grown=region.grown + 1))  # type: ignore[arg-type]
         self._settled.append((region, answers))
+        self._latest = None
         return True
 
     def _linked(self) -> Linked:

@@ -78,8 +78,9 @@ class StandInEvent:
     def record(self, stream: Stream) -> None:
         assert isinstance(stream, StandInStream)
         self.device.count("record")
-        self.mark = _Mark()
-        self.device.give(stream, _Step(mark=self.mark))
+        mark = _Mark()
+        self.device.give(stream, _Step(mark=mark))
+        self.mark = mark  # only now: another thread may wait for it, and finds it queued
 
     def synchronize(self) -> None:
         if self.mark is not None:
@@ -381,10 +382,10 @@ class StandInDevice:
 
     def _run_needed(self, stream: StandInStream) -> None:
         """The first step of `stream`, after whatever it waits for."""
-        after = stream.steps[0].after
-        if after is not None and not after.done:
-            self.reach(after)
-        if self._fault is None:
+        step = stream.steps[0]
+        if step.after is not None and not step.after.done:
+            self.reach(step.after)
+        if self._fault is None and stream.steps and stream.steps[0] is step:  # else it ran on the way
             self._run(stream)
 
     def _run(self, stream: StandInStream) -> None:

@@ -49,19 +49,22 @@ class Trace:
         try:
             yield
         finally:
-            ended = time.perf_counter_ns()
-            event = {
-                "name": stage,
-                "cat": "scanside",
-                "ph": "X",
-                "ts": (begun - self._begun_ns) / 1e3,
-                "dur": (ended - begun) / 1e3,
-                "pid": 1,
-                "tid": STAGES.index(stage) + 1,
-                "args": args,
-            }
-            with self._lock:
-                self._events.append(event)
+            self.add(stage, begun, time.perf_counter_ns(), **args)
+
+    def add(self, stage: str, begun_ns: int, ended_ns: int, **args: Any) -> None:
+        """Count a time, as `time.perf_counter_ns` gives it, as work of `stage`."""
+        event = {
+            "name": stage,
+            "cat": "scanside",
+            "ph": "X",
+            "ts": (begun_ns - self._begun_ns) / 1e3,
+            "dur": (ended_ns - begun_ns) / 1e3,
+            "pid": 1,
+            "tid": STAGES.index(stage) + 1,
+            "args": args,
+        }
+        with self._lock:
+            self._events.append(event)
 
     @property
     def total_ms(self) -> float:

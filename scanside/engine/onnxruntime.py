@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -223,8 +225,11 @@ class OnnxRuntime(Runtime):
         self.graph_name = name
         self.choice = choice
         self.fallbacks = choice.fallbacks
+        parts = _parts(choice, dims, threads)
+        if parts is not None:
+            dims = {**dims, "batch": parts.batch}
         try:
-            options, providers = _session_options(onnxruntime, choice, dims, threads)
+            options, providers = _session_options(onnxruntime, choice, dims, threads, parts.streams if parts else 1)
             session = onnxruntime.InferenceSession(graph, options, **providers)
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise EngineError(
@@ -241,8 +246,11 @@ class OnnxRuntime(Runtime):
                 remedy="check the driver with `scanside doctor`, or run with device cpu",
             )
         self._session: Any | None = session
-        self._inputs = tuple(_spec(node, name) for node in session.get_inputs())
-        self._outputs = tuple(_spec(node, name) for node in session.get_outputs())
+        self._inputs = tuple(_spec(node, name, free_batch=parts is not None) for node in session.get_inputs())
+        self._outputs = tuple(_spec(node, name, free_batch=parts is not None) for node in session.get_outputs())
+        self._parts = parts
+        self._spare: deque[tuple[dict[str, NDArray], dict[str, NDArray]]] = deque()
+        self._pool = None if parts is None else ThreadPoolExecutor(parts.streams, f"{name} {choice.precision}")
 
     @property
     def name(self) -> str:
@@ -254,7 +262,7 @@ class OnnxRuntime(Runtime):
 
     @property
     def in_flight(self) -> int:
-        return 1
+        return 1 if self._parts is None else self._parts.streams
 
     @property
     def device_name(self) -> str:
@@ -269,10 +277,28 @@ class OnnxRuntime(Runtime):
         return self._outputs
 
     def run(self, inputs: Mapping[str, NDArray], outputs: Mapping[str, NDArray]) -> None:
+        self.submit(inputs, outputs).wait()
+
+    def submit(self, inputs: Mapping[str, Input], outputs: Mapping[str, NDArray]) -> Pending:
+        if self._session is None:
+            raise EngineError("the runtime is closed", where=self.graph_name)
+        require_tensors(self.graph_name, self._inputs, inputs, self._outputs, outputs)
+        arrays = cast(Mapping[str, NDArray], inputs)  # it has no `gpu`: inputs are arrays
+        if self._parts is None or self._pool is None:
+            self._run(arrays, outputs)
+            return DONE
+        count, size = len(next(iter(outputs.values()))), self._parts.batch
+        running = []
+        for first in range(0, count, size):
+            part = slice(first, first + size)
+            ins, outs = ({key: array[part] for key, array in given.items()} for given in (arrays, outputs))
+            running.append(self._pool.submit(self._run if first + size <= count else self._run_short, ins, outs))
+        return Futures(tuple(running))
+
+    def _run(self, inputs: Mapping[str, NDArray], outputs: Mapping[str, NDArray]) -> None:
         session = self._session
         if session is None:
             raise EngineError("the runtime is closed", where=self.graph_name)
-        require_tensors(self.graph_name, self._inputs, inputs, self._outputs, outputs)
         try:
             binding = session.io_binding()
             for key, array in inputs.items():
@@ -283,16 +309,71 @@ class OnnxRuntime(Runtime):
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise EngineError("the graph failed", where=self.graph_name, found=_message(error)) from error
 
-    def submit(self, inputs: Mapping[str, Input], outputs: Mapping[str, NDArray]) -> Pending:
-        self.run(inputs, outputs)  # type: ignore[arg-type]  # it has no `gpu`: inputs are arrays
-        return DONE
+    def _run_short(self, inputs: Mapping[str, NDArray], outputs: Mapping[str, NDArray]) -> None:
+        """Run fewer items than a part holds: the rest is zero, and its answers are dropped."""
+        count = len(next(iter(outputs.values())))
+        try:
+            full_inputs, full_outputs = self._spare.pop()
+        except IndexError:
+            full_inputs, full_outputs = (self._full(arrays) for arrays in (inputs, outputs))
+        for key, array in inputs.items():
+            full_inputs[key][:count] = array
+            full_inputs[key][count:] = 0
+        self._run(full_inputs, full_outputs)
+        for key, array in outputs.items():
+            array[...] = full_outputs[key][:count]
+        self._spare.append((full_inputs, full_outputs))
+
+    def _full(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        assert self._parts is not None
+        return {key: np.zeros((self._parts.batch, *array.shape[1:]), array.dtype) for key, array in arrays.items()}
 
     def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
         self._session = None
 
 
+@dataclass(frozen=True)
+class Futures:
+    """A batch in parts, each in a thread of the pool."""
+
+    running: tuple[Future[None], ...]
+
+    def wait(self) -> None:
+        """Wait for every part, then raise the first error."""
+        wait(self.running)
+        for part in self.running:
+            part.result()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How OpenVINO is given the segmenter's batches: parts of `batch` sections, on `streams` streams at once."""
+
+    batch: int
+    streams: int
+
+
+MOST_STREAMS = 4
+PART_SECTIONS = 4
+PART_PIXELS = PART_SECTIONS * 96 * 256
+
+
+def _parts(choice: Choice, dims: Mapping[str, int], threads: int) -> Parts | None:
+    """Parts for a graph whose height and width are fixed; None where a batch runs as it is.
+
+    A fixed batch has faster kernels than a free one, and streams that share no work need not wait for one another at
+    every layer: together 1.1 (bf16) to 1.25 (int8) times as fast on two cores. Larger parts are no faster.
+    """
+    if choice.runtime != OPENVINO or "height" not in dims:
+        return None
+    batch = max(1, min(PART_SECTIONS, PART_PIXELS // (dims["height"] * dims["width"])))
+    return Parts(batch, min(threads, MOST_STREAMS))
+
+
 def _session_options(
-    onnxruntime: Any, choice: Choice, dims: Mapping[str, int], threads: int
+    onnxruntime: Any, choice: Choice, dims: Mapping[str, int], threads: int, streams: int
 ) -> tuple[Any, dict[str, Any]]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -311,7 +392,7 @@ def _session_options(
         config = {
             "INFERENCE_PRECISION_HINT": _OPENVINO_HINT[choice.rest or choice.precision],
             "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": "1",
+            "NUM_STREAMS": streams,
         }
         options.add_provider_for_devices([openvino_device()[0]], {"load_config": json.dumps({"CPU": config})})
         return options, {}
@@ -320,10 +401,12 @@ def _session_options(
     return options, {"providers": ["CPUExecutionProvider"]}
 
 
-def _spec(node: Any, graph: str) -> TensorSpec:
+def _spec(node: Any, graph: str, *, free_batch: bool) -> TensorSpec:
     if node.type not in _NUMPY_OF:
         raise EngineError("a tensor of a type the engine does not know", where=f"{graph}: {node.name}", found=node.type)
     shape = tuple(size if isinstance(size, int) else None for size in node.shape)
+    if free_batch:
+        shape = (None, *shape[1:])
     return TensorSpec(node.name, np.dtype(_NUMPY_OF[node.type]), shape)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -87,25 +88,12 @@ class Looking(Protocol):
 POLICIES: Mapping[str, Callable[..., Looking]] = {"exact": Exact, "confirm": Confirm}
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A batch under way: what the network answers and, for sections that are blank, what it answers to black."""
-
-    batch: SectionBatch
-    pending: Pending
-    segmenter: Segmenter
-
-    def wait(self) -> None:
-        self.pending.wait()
-        if self.batch.blank:
-            self.batch.spread(self.segmenter.blank(*self.batch.window.shape))
-
-
 class OnRuntime:
     """The segmenter as a `slots.Device`: at once on the processor's cores, ahead where the runtime queues."""
 
     def __init__(self, segmenter: Segmenter, flow: Flow) -> None:
         self._segmenter, self._flow = segmenter, flow
+        self._answered_ns = 0
         self.blank: Counter[Plane] = Counter()
         """Sections that no network was asked about."""
         self.depth = 1
@@ -113,13 +101,34 @@ class OnRuntime:
 
     def submit(self, batch: SectionBatch) -> Pending:
         seen = len(batch.seen)
-        pending: Pending = DONE
-        with self._flow.trace.span("segment", plane=batch.plane.value, first=batch.first, count=batch.count, seen=seen):
-            if seen:
-                pending = self._segmenter.submit(batch.pixels, batch.probability[:seen])
+        begun = time.perf_counter_ns()
+        pending = self._segmenter.submit(batch.pixels, batch.probability[:seen]) if seen else DONE
         self.blank[batch.plane] += batch.count - seen
         self.depth = self._segmenter.in_flight(*batch.window.shape)
-        return Answer(batch, pending, self._segmenter)
+        return Answer(self, batch, pending, begun)
+
+    def answered(self, batch: SectionBatch, begun_ns: int) -> None:
+        """Count the time since `begun_ns`, but for what an earlier batch has counted: several may be under way."""
+        now = time.perf_counter_ns()
+        about = {"plane": batch.plane.value, "first": batch.first, "count": batch.count, "seen": len(batch.seen)}
+        self._flow.trace.add("segment", max(begun_ns, self._answered_ns), now, **about)
+        self._answered_ns = now
+        if batch.blank:
+            batch.spread(self._segmenter.blank(*batch.window.shape))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A batch under way: what the network answers and, for sections that are blank, what it answers to black."""
+
+    device: OnRuntime
+    batch: SectionBatch
+    pending: Pending
+    begun_ns: int
+
+    def wait(self) -> None:
+        self.pending.wait()
+        self.device.answered(self.batch, self.begun_ns)
 
 
 class Run:

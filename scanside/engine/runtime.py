@@ -107,7 +107,7 @@ class Runtime(Protocol):
     def submit(self, inputs: Mapping[str, Input], outputs: Mapping[str, NDArray]) -> Pending:
         """Start what `run` does, also with inputs that are `Made`.
 
-        A runtime on the processor is done when this returns; one on a GPU goes on working.
+        A runtime on the processor may be done when this returns; one on a GPU, or with threads of its own, goes on.
 
         Raises
         ------

@@ -77,7 +77,7 @@ def test_a_plan_is_built_without_a_gpu(rtx: TensorRt, toy_graph: bytes, toy_opti
 def test_the_shipped_segmenter_is_built_for_its_profiles(rtx: TensorRt) -> None:
     pack = load_pack()
     options = BuildOptions(segmenter_profiles(pack.manifest.segmenter))
-    built = build_plan(rtx, pack.graph_bytes("segmenter"), options, "SM89", where="segmenter")
+    built = build_plan(rtx, pack.network_graph("segmenter", "fp32"), options, "SM89", where="segmenter")
     assert built.record.folded_weights == 78
     assert len(built.record.activation_bytes) == 6
     *fixed, wide = built.record.activation_bytes
