@@ -56,7 +56,7 @@ class StandInStream:
             self.device.give(self, _Step(after=event.mark))
 
     def synchronize(self) -> None:
-        self.device.finish(self, len(self.steps))
+        self.device.finish(self)
 
     def free(self) -> None:
         if self.device.streams.pop(self.handle, None) is not None:
@@ -358,12 +358,12 @@ class StandInDevice:
                     self._run_needed(holder)
             self._raise_fault()
 
-    def finish(self, stream: StandInStream, count: int) -> None:
-        """Run the first `count` steps of `stream`, and what they wait for."""
+    def finish(self, stream: StandInStream) -> None:
+        """Run what is queued in `stream` now, and what that waits for."""
         self._need_current()
         with self._lock:
-            last = len(stream.steps) - count
-            while len(stream.steps) > last and self._fault is None:
+            last = stream.steps[-1] if stream.steps else None
+            while self._fault is None and any(step is last for step in stream.steps):
                 self._run_needed(stream)
             self._raise_fault()
 
