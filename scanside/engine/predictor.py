@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -130,8 +131,12 @@ class Predictor:
         (segmenter, of_segmenter), (classifier, of_classifier) = (
             fastest_choice(pack, machine, each, device=device, threads=self.threads) for each in candidates
         )
-        self.classifier = load_network(pack, "classifier", classifier, device=device, threads=self.threads)
-        self.segmenter = load_network(pack, "segmenter", segmenter, device=device, threads=self.threads)
+        with ThreadPoolExecutor(1) as beside:
+            loading = beside.submit(load_network, pack, "classifier", classifier, device=device, threads=self.threads)
+            self.segmenter = load_network(pack, "segmenter", segmenter, device=device, threads=self.threads)
+            for height, width in _golden_sizes(pack):  # the self-check needs their sessions, and exams too
+                self.segmenter.runtime(height, width)
+            self.classifier = loading.result()
         self._chosen = {"segmenter": segmenter, "classifier": classifier}
         self._remarks = (*of_segmenter, *of_classifier)
 
@@ -353,6 +358,12 @@ class Predictor:
             mask=found.mask,
             trace=found.trace,
         )
+
+
+def _golden_sizes(pack: Pack) -> list[tuple[int, int]]:
+    """Height and width of the segmenter's golden sections."""
+    sections = (next(iter(c.inputs.values())) for c in golden_cases(pack) if c.network == "segmenter")
+    return list(dict.fromkeys((section.shape[2], section.shape[3]) for section in sections))
 
 
 def _refuse_policy(policy: str, pack: Pack) -> None:
