@@ -1,8 +1,9 @@
 """What `planes.resample` does along one axis, as weights: for a device that has no OpenCV.
 
 Both axes of a section are resampled apart from one another, so a section is two tables of weights and nothing else.
-`resample` stays the reference; these give its pixels within one grey level, or two where both axes grow: OpenCV cuts
-off what it interpolates in one step before it goes on to the next.
+`resample` stays the reference. Where both axes shrink, the sums in `SectionTaps`'s order give its very pixels (one of
+many thousands may be one grey level apart); where one grows they are within one grey level, and within two where both
+do: OpenCV cuts off what it interpolates in one step before it goes on to the next.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ class Taps:
 
 @dataclass(frozen=True)
 class SectionTaps:
-    """Rows and columns of every section of a grid; `rounded` says that rows are summed first and rounded to uint8."""
+    """Rows and columns of every section of a grid.
+
+    The columns of each row are summed first, or, where `rounded`, the rows of each column, rounded to uint8.
+    """
 
     rows: Taps
     columns: Taps

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,16 +58,3 @@ def test_what_pixels_need_is_all_they_are_made_of(native: int, spacing: float, d
     end = data.draw(st.integers(begin + 1, len(taps.first) + 3))
     used = np.flatnonzero(matrix(taps)[begin:end].any(axis=0))
     assert taps.needs(begin, end) == (used[0], used[-1] + 1)
-
-
-def test_the_standard_exam(record_property: pytest.RecordProperty) -> None:
-    """How many pixels differ at all, on noise, which is the worst case."""
-    geometry = Geometry((318, 600, 800), (168 / 318, 0.1, 154 / 800))
-    for plane in Plane:
-        grid = SectionGrid.over(geometry, plane, 0.66, 0.66)
-        shape = tuple(geometry.shape[axis] for axis in (plane.rows, plane.columns))
-        native = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
-        apart = np.abs(resampled(SectionTaps.of(grid), native) - grid.section_of(native))
-        record_property(plane.value, float((apart > 0).mean()))
-        assert apart.max() <= 1
-        assert (apart > 0).mean() < 1e-3
