@@ -21,8 +21,6 @@ TYPE = np.dtype(np.float32)
 
 P, N, U = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint
 Q, Z, B = ctypes.c_uint64, ctypes.c_size_t, ctypes.c_ubyte
-    getattr(ctypes, name) for name in ["c_void_p", "c_int", "c_uint", "c_uint64", "c_size_t", "c_ubyte"]
-)
 
 
 class FakeDriver:
