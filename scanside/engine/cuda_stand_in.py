@@ -417,7 +417,7 @@ def _cut_section(
     """`section_kernel.cu` for all threads at once, its sums in the same order."""
     inner_first, inner_weights, inner_taps, inner_last, inner_stride = arguments[:5]
     outer_first, outer_weights, outer_taps, outer_last, outer_stride = arguments[5:10]
-    top, left, rows, columns, height, width, rounded = arguments[10:]
+    top, left, rows, columns, height, width, rounded, inner_grows, outer_grows = arguments[10:]
     assert threads[0] >= width, "columns without a thread"
     assert threads[1] >= height, "rows without a thread"
     native = np.lib.stride_tricks.as_strided(
@@ -438,11 +438,19 @@ def _cut_section(
         lines = native[np.minimum(outer + j, outer_last)].astype(np.float32)
         part = np.zeros_like(total)
         for i in range(inner_taps):
-            part += inner_part[:, i] * lines[:, np.minimum(inner + i, inner_last)]
-        total += outer_part[:, j, None] * (np.rint(part) if rounded else part)
+            product = inner_part[:, i] * lines[:, np.minimum(inner + i, inner_last)]
+            part += np.floor(4 * product) if inner_grows else product
+        if rounded:
+            part = _rounded_quarters(part) if inner_grows else np.rint(part)
+        total += outer_part[:, j, None] * part
+    total = _rounded_quarters(np.floor(4 * total)) if outer_grows else np.rint(total)
     out = device.read(section, np.dtype(np.uint8), (height, width))
     out[...] = 0
-    out[:rows, :columns] = np.clip(np.rint(total.T if rounded else total), 0, 255)
+    out[:rows, :columns] = np.clip(total.T if rounded else total, 0, 255)
+
+
+def _rounded_quarters(quarters: NDArray) -> NDArray:
+    return np.floor((quarters + 2) / 4)
 
 
 _KERNELS: dict[str, Callable[..., None]] = {"cut_section": _cut_section}

@@ -2,8 +2,7 @@
 
 Frames go up through two pinned buffers in a stream of their own; whoever cuts waits for them on the GPU, by an event.
 Sections are written by one kernel into the buffer that the network reads, so no pixel of them is ever in this
-computer's memory. The kernel's pixels are those of `SectionGrid.section` where both axes shrink, and close to them
-elsewhere (see `exam.taps`).
+computer's memory. The kernel's pixels are those of `SectionGrid.section` (see `exam.taps`).
 """
 
 from __future__ import annotations
@@ -161,7 +160,8 @@ class DeviceVolume:
         taps = table.taps
         axes = [(taps.columns, plane.columns, table.offsets[2:]), (taps.rows, plane.rows, table.offsets[:2])]
         arguments: list[Argument] = []
-        for one, axis, (first, weights) in reversed(axes) if taps.rounded else axes:  # the inner axis, then the outer
+        axes = axes[::-1] if taps.rounded else axes  # the inner one, then the outer
+        for one, axis, (first, weights) in axes:
             arguments += [
                 ctypes.c_void_p(base + first),
                 ctypes.c_void_p(base + weights),
@@ -170,7 +170,8 @@ class DeviceVolume:
                 ctypes.c_longlong(self._strides[axis]),
             ]
         seen = (min(n, whole) for n, whole in zip(window.shape, self._grids[plane].shape, strict=True))
-        numbers = (*window.corner, *seen, *window.shape, int(taps.rounded))
+        grows = (int(one.grows) for one, _, _ in axes)
+        numbers = (*window.corner, *seen, *window.shape, int(taps.rounded), *grows)
         return (*arguments, *(ctypes.c_int(number) for number in numbers))
 
     def _frames(self, plane: Plane, window: Window) -> tuple[int, int]:
