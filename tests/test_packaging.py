@@ -36,6 +36,7 @@ def test_the_wheel_holds_every_source_and_data_file(wheel: dict[str, Path]) -> N
         "scanside/py.typed",
         "scanside/report/report.schema.json",
         "scanside/pack/manifest.schema.json",
+        "scanside/engine/section_kernel.ptx",
         "scanside/training/recipes/segmenter.toml",
         "scanside/training/recipes/classifier.toml",
         "scanside/cli.py",

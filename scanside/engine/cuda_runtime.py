@@ -52,14 +52,9 @@ class CudaRuntime(Runtime):
         self._in_flight = workers * slots
         self._sizes = {spec.name: _sized(spec, tuple(dims.values()), network.where) for spec in network.inputs}
         self._profile = network.profile_for(self._sizes)
-        self._workers, self.batch = self._made(workers, slots)
+        self._workers, self.batch, found = self._made(workers, slots)
         self._turn = itertools.cycle(self._workers)
         self._lock = threading.Lock()
-        try:
-            found = [worker.warm() for worker in self._workers]
-        except BaseException:
-            self.close()
-            raise
         most = network.profiles[self._profile].most
         if self.batch < most:
             found.append(f"batch {self.batch} instead of {most}: the GPU has no more room")
@@ -110,8 +105,11 @@ class CudaRuntime(Runtime):
         for worker in workers:
             worker.close()
 
-    def _made(self, workers: int, slots: int) -> tuple[list[Worker], int]:
-        """The workers, with the profile's largest batch or, where the GPU has no room, one half as large, and so on."""
+    def _made(self, workers: int, slots: int) -> tuple[list[Worker], int, list[str]]:
+        """The workers, warm, and their remarks.
+
+        They run the profile's largest batch or, where the GPU has no room, one half as large, and so on.
+        """
         profile = self._network.profiles[self._profile]
         batch = profile.most
         while True:
@@ -120,7 +118,7 @@ class CudaRuntime(Runtime):
             try:
                 for _ in range(workers):
                     made.append(Worker(self._network, self._profile, shapes, slots))
-                return made, batch
+                return made, batch, [worker.warm() for worker in made]
             except BaseException as error:
                 for worker in made:
                     worker.close()

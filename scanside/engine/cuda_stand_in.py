@@ -416,32 +416,42 @@ def _cut_section(
     *arguments: int,
 ) -> None:
     """`section_kernel.cu` for all threads at once, its sums in the same order."""
-    row_first, row_weights, row_taps, row_last, row_stride = arguments[:5]
-    column_first, column_weights, column_taps, column_last, column_stride = arguments[5:10]
-    top, left, rows, columns, height, width, rounded = arguments[10:]
+    inner_first, inner_weights, inner_taps, inner_last, inner_stride = arguments[:5]
+    outer_first, outer_weights, outer_taps, outer_last, outer_stride = arguments[5:10]
+    top, left, rows, columns, height, width, rounded, inner_grows, outer_grows = arguments[10:]
     assert threads[0] >= width, "columns without a thread"
     assert threads[1] >= height, "rows without a thread"
-    floats, ints = np.dtype(np.float32), np.dtype(np.int32)
-    reach = row_last * row_stride + column_last * column_stride + 1
     native = np.lib.stride_tricks.as_strided(
-        device.read(volume, np.dtype(np.uint8), (reach,)),
-        (row_last + 1, column_last + 1),
-        (row_stride, column_stride),
+        device.read(volume, np.dtype(np.uint8), (outer_last * outer_stride + inner_last * inner_stride + 1,)),
+        (outer_last + 1, inner_last + 1),
+        (outer_stride, inner_stride),
     )
-    down = device.read(row_first, ints, (top + rows,))[top:]
-    across = device.read(column_first, ints, (left + columns,))[left:]
-    down_weights = device.read(row_weights, floats, (top + rows, row_taps))[top:]
-    across_weights = device.read(column_weights, floats, (left + columns, column_taps))[left:]
-    total = np.zeros((rows, columns), np.float32)
-    for j in range(column_taps):
-        of_column = native[:, np.minimum(across + j, column_last)].astype(np.float32)
-        inner = np.zeros_like(total)
-        for i in range(row_taps):
-            inner += down_weights[:, i, None] * of_column[np.minimum(down + i, row_last)]
-        total += across_weights[:, j] * (np.rint(inner) if rounded else inner)
+
+    def table(first: int, weights: int, taps: int, begin: int, count: int) -> tuple[NDArray, NDArray]:
+        pixels = device.read(first, np.dtype(np.int32), (begin + count,))
+        return pixels[begin:], device.read(weights, np.dtype(np.float32), (begin + count, taps))[begin:]
+
+    across, down = (left, columns), (top, rows)
+    inner, inner_part = table(inner_first, inner_weights, inner_taps, *(down if rounded else across))
+    outer, outer_part = table(outer_first, outer_weights, outer_taps, *(across if rounded else down))
+    total = np.zeros((len(outer), len(inner)), np.float32)
+    for j in range(outer_taps):
+        lines = native[np.minimum(outer + j, outer_last)].astype(np.float32)
+        part = np.zeros_like(total)
+        for i in range(inner_taps):
+            product = inner_part[:, i] * lines[:, np.minimum(inner + i, inner_last)]
+            part += np.floor(4 * product) if inner_grows else product
+        if rounded:
+            part = _rounded_quarters(part) if inner_grows else np.rint(part)
+        total += outer_part[:, j, None] * part
+    total = _rounded_quarters(np.floor(4 * total)) if outer_grows else np.rint(total)
     out = device.read(section, np.dtype(np.uint8), (height, width))
     out[...] = 0
-    out[:rows, :columns] = np.clip(np.rint(total), 0, 255)
+    out[:rows, :columns] = np.clip(total.T if rounded else total, 0, 255)
+
+
+def _rounded_quarters(quarters: NDArray) -> NDArray:
+    return np.floor((quarters + 2) / 4)
 
 
 _KERNELS: dict[str, Callable[..., None]] = {"cut_section": _cut_section}

@@ -2,7 +2,7 @@
 
 Frames go up through two pinned buffers in a stream of their own; whoever cuts waits for them on the GPU, by an event.
 Sections are written by one kernel into the buffer that the network reads, so no pixel of them is ever in this
-computer's memory. The kernel's pixels are those of `SectionGrid.section` within one grey level.
+computer's memory. The kernel's pixels are those of `SectionGrid.section` (see `exam.taps`).
 """
 
 from __future__ import annotations
@@ -157,18 +157,22 @@ class DeviceVolume:
     def _arguments(self, window: Window) -> tuple[Argument, ...]:
         table, plane = self._tables[window.plane], window.plane
         base = self._weights.address
-        axes: list[Argument] = []
-        for i, (taps, axis) in enumerate(((table.taps.rows, plane.rows), (table.taps.columns, plane.columns))):
-            axes += [
-                ctypes.c_void_p(base + table.offsets[2 * i]),
-                ctypes.c_void_p(base + table.offsets[2 * i + 1]),
-                ctypes.c_int(taps.weights.shape[1]),
-                ctypes.c_int(taps.native - 1),
+        taps = table.taps
+        axes = [(taps.columns, plane.columns, table.offsets[2:]), (taps.rows, plane.rows, table.offsets[:2])]
+        arguments: list[Argument] = []
+        axes = axes[::-1] if taps.rounded else axes  # the inner one, then the outer
+        for one, axis, (first, weights) in axes:
+            arguments += [
+                ctypes.c_void_p(base + first),
+                ctypes.c_void_p(base + weights),
+                ctypes.c_int(one.weights.shape[1]),
+                ctypes.c_int(one.native - 1),
                 ctypes.c_longlong(self._strides[axis]),
             ]
         seen = (min(n, whole) for n, whole in zip(window.shape, self._grids[plane].shape, strict=True))
-        numbers = (*window.corner, *seen, *window.shape, int(table.taps.rounded))
-        return (*axes, *(ctypes.c_int(number) for number in numbers))
+        grows = (int(one.grows) for one, _, _ in axes)
+        numbers = (*window.corner, *seen, *window.shape, int(taps.rounded), *grows)
+        return (*arguments, *(ctypes.c_int(number) for number in numbers))
 
     def _frames(self, plane: Plane, window: Window) -> tuple[int, int]:
         taps = self._tables[plane].taps

@@ -208,12 +208,31 @@ def load_runtime(
                 CUDA, "fp32", "TensorRT cannot run it", (f"{CUDA} instead of {choice.runtime}: {error.what}",)
             )
     try:
+        if choice.runtime == CUDA and spec is not None:
+            return _load_on_cuda(graph, choice, dims or {}, name, spec)
         return OnnxRuntime(graph, choice, dims or {}, threads, name)
     except EngineError as error:
         if device != "auto" or choice.runtime == CPU or choice.precision != "fp32":
             raise
         remark = f"{CPU} instead of {choice.runtime}: {error.found or error.what}"
         return OnnxRuntime(graph, replace(choice, runtime=CPU, fallbacks=(remark,)), dims or {}, threads, name)
+
+
+def _load_on_cuda(
+    graph: bytes, choice: Choice, dims: Mapping[str, int], name: str, spec: SegmenterSpec | ClassifierSpec
+) -> Runtime:
+    """On the buffers and streams of `engine.cuda`; where those cannot be had, with ONNX Runtime's own copies."""
+    from scanside.engine.cuda import shared_device
+    from scanside.engine.cuda_runtime import CudaRuntime
+    from scanside.engine.onnxruntime_cuda import CudaGraph
+
+    try:
+        device = shared_device()
+    except EngineError as error:
+        remark = f"no streaming: {error.found or error.what}"
+        return OnnxRuntime(graph, replace(choice, fallbacks=(*choice.fallbacks, remark)), dims, 1, name)
+    network = CudaGraph(graph, spec, dims, device, name)
+    return CudaRuntime(network, choice.precision, {}, remarks=choice.fallbacks)  # it is of one size already
 
 
 class OnnxRuntime(Runtime):
@@ -229,25 +248,20 @@ class OnnxRuntime(Runtime):
         if parts is not None:
             dims = {**dims, "batch": parts.batch}
         try:
-            options, providers = _session_options(onnxruntime, choice, dims, threads, parts.streams if parts else 1)
+            options, providers = session_options(onnxruntime, choice, dims, threads, parts.streams if parts else 1)
             session = onnxruntime.InferenceSession(graph, options, **providers)
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise EngineError(
                 "the graph does not load",
                 where=name,
-                found=f"{choice.runtime}: {_message(error)}",
+                found=f"{choice.runtime}: {message_of(error)}",
                 remedy="verify the pack with `scanside pack verify`, and this machine with `scanside doctor`",
             ) from error
-        if choice.runtime == CUDA and "CUDAExecutionProvider" not in session.get_providers():
-            raise EngineError(
-                "no GPU answered the CUDA provider",
-                where=name,
-                found="no CUDA device, or CUDA and cuDNN libraries of other versions",
-                remedy="check the driver with `scanside doctor`, or run with device cpu",
-            )
+        if choice.runtime == CUDA:
+            require_cuda(session, name)
         self._session: Any | None = session
-        self._inputs = tuple(_spec(node, name, free_batch=parts is not None) for node in session.get_inputs())
-        self._outputs = tuple(_spec(node, name, free_batch=parts is not None) for node in session.get_outputs())
+        self._inputs = tuple(tensor_spec(node, name, free_batch=parts is not None) for node in session.get_inputs())
+        self._outputs = tuple(tensor_spec(node, name, free_batch=parts is not None) for node in session.get_outputs())
         self._parts = parts
         self._spare: deque[tuple[dict[str, NDArray], dict[str, NDArray]]] = deque()
         self._pool = None if parts is None else ThreadPoolExecutor(parts.streams, f"{name} {choice.precision}")
@@ -307,7 +321,7 @@ class OnnxRuntime(Runtime):
                 binding.bind_output(key, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
             session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's errors share no base class
-            raise EngineError("the graph failed", where=self.graph_name, found=_message(error)) from error
+            raise EngineError("the graph failed", where=self.graph_name, found=message_of(error)) from error
 
     def _run_short(self, inputs: Mapping[str, NDArray], outputs: Mapping[str, NDArray]) -> None:
         """Run fewer items than a part holds: the rest is zero, and its answers are dropped."""
@@ -372,9 +386,10 @@ def _parts(choice: Choice, dims: Mapping[str, int], threads: int) -> Parts | Non
     return Parts(batch, min(threads, MOST_STREAMS))
 
 
-def _session_options(
-    onnxruntime: Any, choice: Choice, dims: Mapping[str, int], threads: int, streams: int
+def session_options(
+    onnxruntime: Any, choice: Choice, dims: Mapping[str, int], threads: int, streams: int = 1, **cuda: str
 ) -> tuple[Any, dict[str, Any]]:
+    """Options of a session, and its providers as keywords. `cuda` are more options of the CUDA provider."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -397,11 +412,35 @@ def _session_options(
         options.add_provider_for_devices([openvino_device()[0]], {"load_config": json.dumps({"CPU": config})})
         return options, {}
     if choice.runtime == CUDA:
-        return options, {"providers": [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]}
+        return options, {"providers": [("CUDAExecutionProvider", {"use_tf32": "0", **cuda}), "CPUExecutionProvider"]}
     return options, {"providers": ["CPUExecutionProvider"]}
 
 
-def _spec(node: Any, graph: str, *, free_batch: bool) -> TensorSpec:
+def require_cuda(session: Any, graph: str) -> None:
+    """Raise unless a GPU runs the session.
+
+    Raises
+    ------
+    EngineError
+        ONNX Runtime went on without the CUDA provider.
+    """
+    if "CUDAExecutionProvider" not in session.get_providers():
+        raise EngineError(
+            "no GPU answered the CUDA provider",
+            where=graph,
+            found="no CUDA device, or CUDA and cuDNN libraries of other versions",
+            remedy="check the driver with `scanside doctor`, or run with device cpu",
+        )
+
+
+def tensor_spec(node: Any, graph: str, *, free_batch: bool = False) -> TensorSpec:
+    """An input or output of a session.
+
+    Raises
+    ------
+    EngineError
+        Of a type the engine does not know.
+    """
     if node.type not in _NUMPY_OF:
         raise EngineError("a tensor of a type the engine does not know", where=f"{graph}: {node.name}", found=node.type)
     shape = tuple(size if isinstance(size, int) else None for size in node.shape)
@@ -423,5 +462,6 @@ def return_freed_memory() -> None:
             trim(0)
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """The first line of what ONNX Runtime says."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,8 +1,8 @@
 """What `planes.resample` does along one axis, as weights: for a device that has no OpenCV.
 
 Both axes of a section are resampled apart from one another, so a section is two tables of weights and nothing else.
-`resample` stays the reference; these give its pixels within one grey level, or two where both axes grow: OpenCV cuts
-off what it interpolates in one step before it goes on to the next.
+`resample` stays the reference: summed and rounded in the order that `SectionTaps` says, these give its very pixels, but
+for one in many thousands that may be one grey level apart.
 """
 
 from __future__ import annotations
@@ -26,23 +26,29 @@ class Taps:
     """Pixel `i` is the sum of `weights[i, t]` times native pixel `first[i] + t`, the last one repeated beyond the end.
 
     `first` is int32 [pixels], `weights` float32 [pixels, taps], of which some are 0; `native` is the number of native
-    pixels.
+    pixels. Where the axis `grows`, OpenCV counts in quarters of a grey level: it cuts off what is smaller, and rounds
+    the quarters half up.
     """
 
     first: NDArray[np.int32]
     weights: NDArray[np.float32]
     native: int
+    grows: bool
 
     def needs(self, begin: int, end: int) -> tuple[int, int]:
         """Half-open range of native pixels that the pixels `begin` to `end`, the last not included, are made of."""
-        used = self.weights[begin:end] != 0
-        last = self.first[begin:end] + self.weights.shape[1] - np.argmax(used[:, ::-1], axis=1)
-        return int(self.first[begin:end].min()), min(self.native, int(last.max()))
+        first, used = self.first[begin:end], self.weights[begin:end] != 0
+        last = first + used.shape[1] - np.argmax(used[:, ::-1], axis=1)
+        return int((first + np.argmax(used, axis=1)).min()), min(self.native, int(last.max()))
 
 
 @dataclass(frozen=True)
 class SectionTaps:
-    """Rows and columns of every section of a grid; `rounded` says that rows are summed first and rounded to uint8."""
+    """Rows and columns of every section of a grid.
+
+    The columns of each row are summed first; or, where `rounded`, the rows of each column, each such sum rounded to
+    uint8. If rows grow, every product of theirs is cut off to quarters; if columns grow, their sum is.
+    """
 
     rows: Taps
     columns: Taps
@@ -78,7 +84,7 @@ def _taps(native: int, factor: float, size: int, copied: bool) -> Taps:
     else:
         first, weights = _linear(thick, 1 / factor, made)
     pixel = np.minimum(np.arange(size), made - 1)  # a last pixel that the image covers only in part repeats its edge
-    return Taps(first[pixel].astype(np.int32), weights[pixel].astype(np.float32), native)
+    return Taps(first[pixel].astype(np.int32), weights[pixel].astype(np.float32), native, not copied and factor > 1)
 
 
 def _area(native: int, scale: float, made: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
@@ -96,9 +102,9 @@ def _area(native: int, scale: float, made: int) -> tuple[NDArray[np.intp], NDArr
 
 def _linear(native: int, scale: float, made: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Each pixel between the two native pixels whose centres are nearest its own."""
-    centre = (np.arange(made) + 0.5) * scale - 0.5
+    centre = ((np.arange(made) + 0.5) * scale - 0.5).astype(np.float32)
     first = np.floor(centre).astype(np.intp)
-    part = np.rint((centre - first) * _LINEAR_STEPS) / _LINEAR_STEPS
+    part = np.rint((centre - np.floor(centre)) * _LINEAR_STEPS).astype(np.float64) / _LINEAR_STEPS
     part[(first < 0) | (first >= native - 1)] = 0
     first = np.clip(first, 0, native - 1)
     return first, np.stack([1 - part, part], axis=1)

@@ -104,11 +104,7 @@ def segmenter_profiles(spec: SegmenterSpec, batch: Batch | None = None) -> tuple
     batch = batch or Batch(1, spec.batch, spec.batch)
     sizes = standard_sections(spec)
     smallest = min(height * width for height, width in sizes)
-    profiles = []
-    for height, width in (*sizes, *standard_windows(spec)):
-        scaled = batch.of_size(height * width, smallest)
-        shapes = tuple((count, 1, height, width) for count in (scaled.fewest, scaled.best, scaled.most))
-        profiles.append(Profile({spec.input: shapes}))  # type: ignore[dict-item]
+    profiles = [_of_size(spec, batch, *size, smallest) for size in (*sizes, *standard_windows(spec))]
     multiple = spec.size_multiple
     widest = max(multiple, round(WIDEST_MM / spec.pitch_mm / multiple) * multiple)
     largest = max(sizes, key=lambda size: size[0] * size[1])
@@ -119,6 +115,18 @@ def segmenter_profiles(spec: SegmenterSpec, batch: Batch | None = None) -> tuple
         (common.most, 1, max(widest, largest[0]), max(widest, largest[1])),
     )
     return (*profiles, Profile({spec.input: wide}))
+
+
+def segmenter_profile(spec: SegmenterSpec, height: int, width: int) -> Profile:
+    """The profile of one size, standard or not, with the pack's batch."""
+    smallest = min(rows * columns for rows, columns in standard_sections(spec))
+    return _of_size(spec, Batch(1, spec.batch, spec.batch), height, width, smallest)
+
+
+def _of_size(spec: SegmenterSpec, batch: Batch, height: int, width: int, smallest: int) -> Profile:
+    scaled = batch.of_size(height * width, smallest)
+    shapes = tuple((count, 1, height, width) for count in (scaled.fewest, scaled.best, scaled.most))
+    return Profile({spec.input: shapes})  # type: ignore[dict-item]
 
 
 def classifier_profiles(spec: ClassifierSpec, batch: Batch | None = None) -> tuple[Profile, ...]:

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from scanside.engine.capabilities import tensorrt_runtime
-from scanside.engine.cuda import shared_device
+from scanside.engine.capabilities import capabilities, tensorrt_runtime
+from scanside.engine.cuda import Owned, shared_device
 from scanside.engine.cuda_runtime import CudaRuntime
+from scanside.engine.device_volume import DeviceSections, DeviceVolume
+from scanside.engine.networks import Classifier, Segmenter
+from scanside.engine.pipeline import find_lesions
 from scanside.engine.predictor import load
+from scanside.engine.sections import Window, padded_shape
 from scanside.engine.tensorrt.build import build_plan
 from scanside.engine.tensorrt.module import TensorRt, require
 from scanside.engine.tensorrt.plan import BuildOptions
 from scanside.engine.tensorrt.plans import build_pack, target_of
 from scanside.engine.tensorrt.session import Engine
+from scanside.exam.geometry import Geometry
+from scanside.exam.phantom.make import STANDARD_EXTENT_MM, STANDARD_SHAPE
+from scanside.exam.planes import Plane, SectionGrid
 from scanside.pack import load_pack
 
 if TYPE_CHECKING:
@@ -82,3 +90,47 @@ def test_an_exam_has_the_findings_of_the_processor(trt: TensorRt, tiny_pack: Pat
     for one, other in zip(found.lesions, expected.lesions, strict=True):
         assert np.allclose(one.centroid_mm, other.centroid_mm, atol=1)
         assert one.probability == pytest.approx(other.probability, abs=1e-3)
+
+
+@pytest.mark.parametrize("plane", list(Plane))
+def test_sections_are_cut_as_on_the_processor(trt: TensorRt, plane: Plane) -> None:
+    """The shipped PTX on a GPU, at the standard exam's size, on noise: every rounding occurs."""
+    geometry = Geometry(STANDARD_SHAPE, tuple(mm / n for mm, n in zip(STANDARD_EXTENT_MM, STANDARD_SHAPE, strict=True)))
+    spec = load_pack().manifest.segmenter
+    grid = SectionGrid.over(geometry, plane, spec.pitch_mm, spec.every_mm)
+    voxels = np.random.default_rng(1).integers(0, 256, STANDARD_SHAPE, np.uint8)
+    size = padded_shape(grid.shape, spec.size_multiple)
+    numbers = tuple(range(0, len(grid), 16))
+    device = shared_device()
+    volume = DeviceVolume(device, {plane: grid})
+    with device.active():
+        volume.begin(voxels)
+        volume.upload(0, len(voxels))
+        sections = DeviceSections(
+            volume, Window(plane, numbers, (0, 0), size), tuple(grid.indices[list(numbers)].tolist())
+        )
+        owned = Owned(device)
+        buffer, stream = owned.push(device.allocate(int(np.prod(sections.shape)))), owned.push(device.stream())
+        cut = owned.pinned(sections.shape, sections.dtype)
+        sections.make(buffer, stream)
+        device.copy_out(cut, buffer, stream)
+        stream.synchronize()
+        for number, section in zip(numbers, cut[:, 0], strict=True):
+            assert np.array_equal(section[: grid.shape[0], : grid.shape[1]], grid.section(voxels, number))
+        owned.free()
+    volume.close()
+
+
+def test_the_cuda_provider_streams(tiny_pack: Path, blob_volume: BlobVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime on the same buffers, where it was built with CUDA."""
+    if not capabilities().cuda:
+        pytest.skip("this ONNX Runtime has no CUDA provider")
+    monkeypatch.setattr("scanside.engine.onnxruntime.capabilities", lambda: replace(capabilities(), tensorrt=""))
+    pack, how = load_pack(tiny_pack), {"device": "cuda", "precision": "fp32"}
+    segmenter = Segmenter(pack.graph_bytes("segmenter"), pack.manifest.segmenter, **how)
+    classifier = Classifier(pack.graph_bytes("classifier"), pack.manifest.classifier, **how)
+    found = find_lesions(blob_volume.volume(), segmenter, classifier, threads=2)
+    assert all(isinstance(runtime, CudaRuntime) for runtime in segmenter.runtimes)
+    assert [lesion.malignant for lesion in found.lesions] == [True, False]
+    segmenter.close()
+    classifier.close()

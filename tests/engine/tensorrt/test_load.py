@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from scanside.engine.tensorrt.plans import ensure_plan, key_of, options_of, targ
 from scanside.engine.tensorrt.profiles import Batch
 from scanside.errors import Cancelled, EngineError, NotBuiltError, ParityError
 from scanside.pack import load_pack
+from scanside.study import analyze_volume_to_folder
 
 if TYPE_CHECKING:
     from tests.conftest import BlobVolume
@@ -182,6 +184,58 @@ def test_a_stopped_exam_leaves_the_networks_usable(
             predictor.analyze(blob_volume.volume(), progress=stop, cancel=cancel)
         found = predictor.analyze(blob_volume.volume())
     assert [lesion.malignant for lesion in found.lesions] == [True, False]
+
+
+def test_stopping_at_fifty_moments_leaves_no_part_of_a_report(
+    on_cuda: Callable[..., Fake], tiny_pack: Path, blob_volume: BlobVolume, tmp_path: Path
+) -> None:
+    machine = on_cuda(seed=4, name="tensorrt_rtx")
+    volume, steps = blob_volume.volume(), []
+    with load(tiny_pack, device="cuda", threads=2) as predictor:
+        analyze_volume_to_folder(predictor, volume, tmp_path / "whole", progress=steps.append)
+        alive, names = machine.device.alive.copy(), {file.name for file in (tmp_path / "whole").iterdir()}
+        rng, stopped = random.Random(5), 0
+        for attempt in range(50):
+            cancel, left, out = threading.Event(), iter(range(rng.randrange(len(steps)))), tmp_path / str(attempt)
+
+            def stop(_: Progress, cancel: threading.Event = cancel, left: Iterator[int] = left) -> None:
+                if next(left, None) is None:
+                    cancel.set()
+
+            try:
+                analyze_volume_to_folder(predictor, volume, out, progress=stop, cancel=cancel)
+            except Cancelled:
+                stopped += 1
+                assert not out.exists()
+            else:
+                assert {file.name for file in out.iterdir()} == names
+            assert machine.device.alive == alive
+        assert stopped > 25
+        assert not list(tmp_path.glob(".*"))
+    assert not machine.device.alive
+
+
+@pytest.mark.parametrize("policy", ["exact", "confirm"])
+def test_a_live_sweep_goes_up_as_it_comes(
+    on_cuda: Callable[..., Fake], tiny_pack: Path, blob_volume: BlobVolume, policy: str
+) -> None:
+    machine = on_cuda(seed=6, name="tensorrt_rtx")
+    volume = blob_volume.volume()
+    frames = list(range(len(blob_volume.voxels)))
+    with load(tiny_pack, device="cuda", policy=policy, threads=2) as predictor:
+        expected = predictor.analyze(volume)
+        before = machine.device.calls["copy_in"]
+        with predictor.start(volume.geometry) as session:
+            for k in frames[:-1]:
+                session.push(blob_volume.voxels[k], k)
+            for _ in range(1000):  # what has come goes up while the last frame is missing
+                if machine.device.calls["copy_in"] - before >= len(frames) - 1:
+                    break
+                threading.Event().wait(0.01)
+            else:
+                pytest.fail("frames wait for the last one")
+            session.push(blob_volume.voxels[-1])
+            assert session.finish().lesions == expected.lesions
 
 
 def test_a_fault_on_the_gpu_ends_the_exam_with_one_error(
