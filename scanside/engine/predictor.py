@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -22,7 +23,7 @@ from scanside.engine.onnxruntime import return_freed_memory
 from scanside.engine.parity import allowed
 from scanside.engine.pipeline import EXPLANATIONS, POLICIES, Findings, OnLesions, find_lesions
 from scanside.engine.runtime import Runtime, without_folders
-from scanside.errors import EngineError, ExamReadError, GeometryError, UsageError
+from scanside.errors import EngineError, ExamReadError, GeometryError, ScansideError, UsageError
 from scanside.exam.geometry import Geometry
 from scanside.exam.volume import Exam, Refusal, Volume, VolumeInfo, Voxels
 from scanside.pack import GoldenCase, GoldenResult, Pack, golden_cases, judge_golden, load_pack
@@ -133,9 +134,14 @@ class Predictor:
         )
         with ThreadPoolExecutor(1) as beside:
             loading = beside.submit(load_network, pack, "classifier", classifier, device=device, threads=self.threads)
-            self.segmenter = load_network(pack, "segmenter", segmenter, device=device, threads=self.threads)
-            for height, width in _golden_sizes(pack):  # the self-check needs their sessions, and exams too
-                self.segmenter.runtime(height, width)
+            try:
+                self.segmenter = load_network(pack, "segmenter", segmenter, device=device, threads=self.threads)
+                for height, width in _golden_sizes(pack):  # the self-check needs their sessions, and exams too
+                    self.segmenter.runtime(height, width)
+            except BaseException:
+                with suppress(ScansideError):
+                    loading.result().close()
+                raise
             self.classifier = loading.result()
         self._chosen = {"segmenter": segmenter, "classifier": classifier}
         self._remarks = (*of_segmenter, *of_classifier)

@@ -276,7 +276,7 @@ def test_golden_cases_catch_a_gpu_that_answers_wrong(
 
 def test_without_a_plan_cuda_is_an_error_with_the_command(on_cuda: Callable[..., Fake], tiny_pack: Path) -> None:
     on_cuda()
-    with pytest.raises(EngineError, match=r"no plan of the classifier fits here.*scanside build"):
+    with pytest.raises(EngineError, match=r"no plan of the segmenter fits here.*scanside build"):
         load(tiny_pack, device="cuda")
 
 
