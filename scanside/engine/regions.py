@@ -138,6 +138,9 @@ class Watch:
             if objects[i] not in self._given:
                 box = Region(tuple(low[i].astype(int).tolist()), tuple(high[i].astype(int).tolist()))
                 _add(regions, box.widened(around, around, self._shape), {int(objects[i])})
+        # A region that is still open may grow sideways when it is joined with what comes: nothing beside it is certain.
+        while (open_ := min((r.low[0] for r, _ in regions if r.high[0] > frontier), default=frontier)) < frontier:
+            frontier = open_
         certain = [(region, members) for region, members in regions if region.high[0] <= frontier]
         for _, members in certain:
             self._given |= members

@@ -106,7 +106,9 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeOnnxRuntime]:
 
     def make(**how: Any) -> FakeOnnxRuntime:
         api = FakeOnnxRuntime(StandInDevice(**how))
-        here = replace(capabilities(), providers=("CUDAExecutionProvider", "CPUExecutionProvider"), tensorrt="")
+        here = replace(
+            capabilities(), providers=("CUDAExecutionProvider", "CPUExecutionProvider"), ask_tensorrt=lambda: ("", "")
+        )
         monkeypatch.setattr(providers, "capabilities", lambda: here)
         monkeypatch.setattr("scanside.engine.cuda.shared_device", lambda: api.device)
         monkeypatch.setattr(
