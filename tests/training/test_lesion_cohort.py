@@ -160,6 +160,6 @@ def test_the_parity_part_holds_sections_of_what_surrounds_the_lesion(tmp_path):
         assert len(rows) >= 5
         assert all(sections.mask(row).any() for row in rows)
         assert len(sections.empty) == len(sections.images) - len(rows)
-    plain = replace(lesion_jobs(part)[0], part=replace(part, name="test"))
+    plain = replace(lesion_jobs(part)[0], part=replace(part, sections=False))
     with pytest.raises(UsageError, match="other settings"):  # a file without sections is not one with
         build_files(tmp_path, [plain], workers=0, settings=SMALL)
