@@ -46,14 +46,10 @@ def make_table(
     rounds: int,
     threads: int,
     work: Path,
-    device: str,
-    precision: str,
-    policy: str,
-    allow_uncertified: bool,
+    **how: Any,
 ) -> None:
     """Write compare-<commit>.csv, its stages and its record into `out`; above 1, a ratio says this tree is faster."""
     commit = commit_of(revision)
-    how = {"device": device, "precision": precision, "policy": policy, "allow_uncertified": allow_uncertified}
     made_with = {**how, "commit": commit, "tree": source_tree(), "shape": shape, "seed": seed, "threads": threads}
     exam = standard_file(shape, seed, work)
     name = with_size(f"compare-{commit[:10]}", shape)

@@ -34,14 +34,10 @@ def make_table(
     shape: tuple[int, int, int],
     threads: int,
     work: Path,
-    device: str,
-    precision: str,
-    policy: str,
-    allow_uncertified: bool,
+    **how: Any,
 ) -> None:
     """Write live-<conditions>.csv and its record into `out`."""
     plan = Plan.of([PERCENT], repetitions=repetitions)
-    how = {"device": device, "precision": precision, "policy": policy, "allow_uncertified": allow_uncertified}
     name, ran = conditions_here(pack, threads, how)
     name = with_size(name, shape)
     made_with = {

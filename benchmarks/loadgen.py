@@ -37,14 +37,10 @@ def make_table(
     queries: int,
     threads: int,
     work: Path,
-    device: str,
-    precision: str,
-    policy: str,
-    allow_uncertified: bool,
+    **how: Any,
 ) -> None:
     """Write loadgen-<conditions>.csv and its record into `out`."""
     require_loadgen()
-    how = {"device": device, "precision": precision, "policy": policy, "allow_uncertified": allow_uncertified}
     name, ran = conditions_here(pack, threads, how)
     name = with_size(name, shape)
     made_with = {

@@ -85,18 +85,14 @@ def make_table(
     rounds: int,
     threads: int,
     work: Path,
-    device: str,
-    precision: str,
-    policy: str,
-    allow_uncertified: bool,
+    **how: Any,
 ) -> None:
     """Write roofline-<conditions>.csv, -layers.csv and its record into `out`."""
-    how = {"device": device, "precision": precision, "policy": policy, "allow_uncertified": allow_uncertified}
     exam = standard_file(shape, seed, work)
     before = Counters.read()
     with scanside.load(pack, threads=threads, **how) as predictor:
         precision = predictor.device.precision
-        gemm = gemm_rate(precision, device="cuda" if device == "cuda" else "cpu", threads=threads)
+        gemm = gemm_rate(precision, device="cuda" if how["device"] == "cuda" else "cpu", threads=threads)
         memory = memory_rate(threads)
         predictor.analyze(exam)
         report = predictor.analyze(exam)

@@ -42,13 +42,9 @@ def make_table(
     pack: Path | None,
     threads: int,
     shape: tuple[int, int, int],
-    device: str,
-    precision: str,
-    policy: str,
-    allow_uncertified: bool,
+    **how: Any,
 ) -> None:
     """Write soak-<conditions>.csv and its record into `out`."""
-    how = {"device": device, "precision": precision, "policy": policy, "allow_uncertified": allow_uncertified}
     rows: list[dict[str, Any]] = []
     digests: dict[int, set[str]] = {}
     with (

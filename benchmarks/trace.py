@@ -33,14 +33,10 @@ def make_table(
     threads: int,
     work: Path,
     docs: Path,
-    device: str,
-    precision: str,
-    policy: str,
-    allow_uncertified: bool,
+    **how: Any,
 ) -> None:
     """Write trace-<conditions>.csv (busy time a stage) and its record into `out`, the picture into DOCS/images."""
     plan = Plan.of([PERCENT], repetitions=repetitions)
-    how = {"device": device, "precision": precision, "policy": policy, "allow_uncertified": allow_uncertified}
     exam = standard_file(shape, seed, work)
     with scanside.load(pack, threads=threads, **how) as predictor:
         found = bench_exam(predictor, exam, plan)

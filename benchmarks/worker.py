@@ -68,7 +68,7 @@ def cannot_run(error: Exception) -> bool:
     """Whether what a peer needs is not here: its package, a compiler, a GPU. Anything else is a fault."""
     if isinstance(error, ModuleNotFoundError):
         return (error.name or "").partition(".")[0] not in ("scanside", "benchmarks")
-    return getattr(error, "cannot_run", False) or type(error).__name__ == "ForeignGraphError"
+    return getattr(error, "cannot_run", False)
 
 
 def restart_peak() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,30 @@ from scanside.exam.planes import Plane, SectionGrid
 from scanside.exam.volume import Voxels
 from scanside.pack import Manifest, Pack
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 class CannotRunError(EngineError):
     """This machine or this pack lacks what a peer needs: it is left out. Any other error of a peer ends a benchmark."""
 
     cannot_run = True
+
+
+def torch_networks(pack: Pack) -> tuple[nn.Module, nn.Module]:
+    """The pack's segmenter and classifier in PyTorch.
+
+    Raises
+    ------
+    CannotRunError
+        The pack's graphs are not those of this package's networks.
+    """
+    from scanside.export.read_back import ForeignGraphError, torch_classifier, torch_segmenter
+
+    try:
+        return torch_segmenter(pack), torch_classifier(pack)
+    except ForeignGraphError as error:
+        raise CannotRunError(error.what, where=error.where, expected=error.expected, found=error.found) from error
 
 
 Segment = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.peers.common import CannotRunError, Found, pixel_array, serial_exam, task_of
-from scanside.export.read_back import torch_classifier, torch_segmenter
+from benchmarks.peers.common import CannotRunError, Found, pixel_array, serial_exam, task_of, torch_networks
 from scanside.pack import Pack
 
 
@@ -25,8 +24,9 @@ class CudaGraphs:
             raise CannotRunError("PyTorch sees no GPU", remedy="run this peer where there is one")
         torch.set_num_threads(threads)
         self._manifest = pack.manifest
-        self._segmenter = _Replayed(torch_segmenter(pack), pack.manifest.segmenter.batch)
-        self._classifier = _Replayed(torch_classifier(pack), pack.manifest.classifier.batch)
+        segmenter, classifier = torch_networks(pack)
+        self._segmenter = _Replayed(segmenter, pack.manifest.segmenter.batch)
+        self._classifier = _Replayed(classifier, pack.manifest.classifier.batch)
 
     def analyze(self, exam: Path) -> list[Found]:
         voxels = pixel_array(exam)

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.peers.common import Found, pixel_array, serial_exam, task_of
-from scanside.export.read_back import torch_classifier, torch_segmenter
+from benchmarks.peers.common import Found, pixel_array, serial_exam, task_of, torch_networks
 from scanside.pack import Pack
 
 
@@ -23,7 +22,7 @@ class Paper:
     def __init__(self, pack: Pack, threads: int) -> None:
         torch.set_num_threads(threads)
         self._manifest = pack.manifest
-        self._segmenter, self._classifier = torch_segmenter(pack), torch_classifier(pack)
+        self._segmenter, self._classifier = torch_networks(pack)
 
     def analyze(self, exam: Path) -> list[Found]:
         voxels = pixel_array(exam)

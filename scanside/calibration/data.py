@@ -29,6 +29,7 @@ from scanside.engine.sections import padded_shape
 from scanside.engine.triplets import CropRule, triplet_batches
 from scanside.errors import CalibrationError, OutputError, UsageError
 from scanside.exam.geometry import Geometry
+from scanside.exam.phantom.seeds import phantoms_named
 from scanside.exam.planes import Plane, SectionGrid
 from scanside.exam.volume import Volume, Voxels
 from scanside.exam.write import atomic_file
@@ -143,7 +144,8 @@ def sources_of(texts: Sequence[str], find: Find) -> list[Source]:
     sources: list[Source] = []
     for text in texts:
         if text.startswith("phantom:"):
-            sources += _phantoms(text)
+            seeds, shape = phantoms_named(text, "--data")
+            sources += [PhantomSource(seed, shape) for seed in seeds]
         else:
             sources += [ExamSource(volume, find) for volume in open_exam(text).volumes]
     names = [source.name for source in sources]
@@ -156,19 +158,6 @@ def sources_of(texts: Sequence[str], find: Find) -> list[Source]:
             found=", ".join(twice) or None,
         )
     return sources
-
-
-def _phantoms(text: str) -> list[Source]:
-    parts = text.split(":")[1:]
-    try:
-        first, end = int(parts[0]), int(parts[1])
-        shape = tuple(int(n) for n in parts[2].split("x")) if len(parts) == 3 else None
-        if len(parts) > 3 or first < 0 or end <= first or (shape is not None and len(shape) != 3):
-            raise ValueError
-    except (ValueError, IndexError):
-        expected = "phantom:FIRST:END[:SWEEPxDEPTHxLATERAL]"
-        raise UsageError("no range of phantoms", where="--data", expected=expected, found=repr(text)) from None
-    return [PhantomSource(seed, shape) for seed in range(first, end)]  # type: ignore[arg-type]
 
 
 class CalibrationData:

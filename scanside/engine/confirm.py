@@ -58,8 +58,6 @@ class Confirm:
         self._asked: Channel[Look] = flow.channel(MOST_REGIONS)
         self._pending = 0
         self._settled: list[tuple[Region, Mapping[Plane, NDArray[np.uint8]]]] = []
-        self._latest: Linked | None = None
-        """What the settled regions show; None when it is to be found anew."""
         self._planned = len(grids[Plane.TRANSVERSE])
 
     @property
@@ -95,6 +93,7 @@ class Confirm:
     def gather(self, answered: Channel[SectionBatch]) -> Iterator[Linked]:
         """A result whenever a region has shown a lesion, and the whole at the end."""
         transverse = len(self._grids[Plane.TRANSVERSE])
+        latest: Linked | None = None  # what the settled regions show: every new one is shown at once
         for batch in answered:
             plane, look = batch.plane, batch.window.owner
             shown = False
@@ -114,9 +113,9 @@ class Confirm:
             if self.sections[Plane.TRANSVERSE] == transverse and not self._pending:
                 self._asked.close()
             if shown:
-                self._latest = self._linked()
-                yield self._latest
-        yield self._latest or self._linked()
+                latest = self._linked()
+                yield latest
+        yield latest or self._linked()
 
     def _ask(self, region: Region) -> bool:
         """Have a region looked at; True when there is nothing to wait for and it shows a lesion."""
@@ -150,7 +149,6 @@ class Confirm:
         if any((*below, *above)) and region.grown < MOST_GROWTHS:
             return self._ask(replace(region.widened(below, above, shape), grown=region.grown + 1))  # type: ignore[arg-type]
         self._settled.append((region, answers))
-        self._latest = None
         return True
 
     def _linked(self) -> Linked:

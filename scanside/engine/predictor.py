@@ -132,11 +132,12 @@ class Predictor:
         (segmenter, of_segmenter), (classifier, of_classifier) = (
             fastest_choice(pack, machine, each, device=device, threads=self.threads) for each in candidates
         )
+        self._golden = tuple(golden_cases(pack))
         with ThreadPoolExecutor(1) as beside:
             loading = beside.submit(load_network, pack, "classifier", classifier, device=device, threads=self.threads)
             try:
                 self.segmenter = load_network(pack, "segmenter", segmenter, device=device, threads=self.threads)
-                for height, width in _golden_sizes(pack):  # the self-check needs their sessions, and exams too
+                for height, width in _sizes(self._golden):  # the self-check needs their sessions, and exams too
                     self.segmenter.runtime(height, width)
             except BaseException:
                 with suppress(ScansideError):
@@ -307,7 +308,7 @@ class Predictor:
             An answer is further off.
         """
         results = []
-        for case in golden_cases(self.pack):
+        for case in self._golden:
             result = self._replay(case)
             if not result.passed:
                 raise EngineError(
@@ -366,9 +367,9 @@ class Predictor:
         )
 
 
-def _golden_sizes(pack: Pack) -> list[tuple[int, int]]:
+def _sizes(golden: Sequence[GoldenCase]) -> list[tuple[int, int]]:
     """Height and width of the segmenter's golden sections."""
-    sections = (next(iter(c.inputs.values())) for c in golden_cases(pack) if c.network == "segmenter")
+    sections = (next(iter(case.inputs.values())) for case in golden if case.network == "segmenter")
     return list(dict.fromkeys((section.shape[2], section.shape[3]) for section in sections))
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from scanside.engine.predictor import Predictor
-from scanside.errors import ExamReadError, OutputError, UsageError
+from scanside.errors import ExamReadError, OutputError
 from scanside.evaluation.matching import match_truth
 from scanside.exam.open import open_exam
+from scanside.exam.phantom.seeds import phantoms_named
 from scanside.exam.volume import Volume
 from scanside.exam.write import atomic_file
 from scanside.pack import Pack
@@ -155,18 +156,10 @@ def _volumes(path: Path) -> list[ExamSource]:
 
 
 def _phantoms(text: str) -> list[ExamSource]:
-    parts = text.split(":")[1:]
-    try:
-        first, end = int(parts[0]), int(parts[1])
-        shape = tuple(int(n) for n in parts[2].split("x")) if len(parts) == 3 else None
-        if len(parts) > 3 or first < 0 or end <= first or (shape is not None and len(shape) != 3):
-            raise ValueError
-    except (ValueError, IndexError):
-        expected = "phantom:FIRST:END[:SWEEPxDEPTHxLATERAL]"
-        raise UsageError("no range of phantoms", where="--exams", expected=expected, found=repr(text)) from None
+    seeds, shape = phantoms_named(text, "--exams")
     return [
         ExamSource(f"phantom {seed}", f"phantom {seed} {shape}", lambda seed=seed: _phantom(seed, shape))  # type: ignore[misc]
-        for seed in range(first, end)
+        for seed in seeds
     ]
 
 

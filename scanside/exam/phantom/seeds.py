@@ -6,6 +6,8 @@ exam of the seed plus a multiple of 1,000,000 is taken instead (`make_lesion`); 
 
 from __future__ import annotations
 
+from scanside.errors import UsageError
+
 NEXT_SEED = 1_000_000
 """What is added to a seed whose lesion does not fit."""
 
@@ -28,3 +30,23 @@ HELD_OUT = (WHOLE_EVALUATION, LESIONS_A, LESIONS_B, LESIONS_C, LESIONS_PARITY)
 def held_out(seed: int) -> bool:
     """Whether an exam of this seed, or of one that stands in for it, is kept for evaluation or parity."""
     return any(seed % NEXT_SEED in seeds for seeds in HELD_OUT)
+
+
+def phantoms_named(text: str, option: str) -> tuple[range, tuple[int, int, int] | None]:
+    """The seeds, and the shape if one is stated, of `phantom:FIRST:END[:SWEEPxDEPTHxLATERAL]`, given to `option`.
+
+    Raises
+    ------
+    UsageError
+        It is none.
+    """
+    parts = text.split(":")[1:]
+    try:
+        first, end = int(parts[0]), int(parts[1])
+        shape = tuple(int(n) for n in parts[2].split("x")) if len(parts) == 3 else None
+        if len(parts) > 3 or first < 0 or end <= first or (shape is not None and len(shape) != 3):
+            raise ValueError
+    except (ValueError, IndexError):
+        expected = "phantom:FIRST:END[:SWEEPxDEPTHxLATERAL]"
+        raise UsageError("no range of phantoms", where=option, expected=expected, found=repr(text)) from None
+    return range(first, end), shape  # type: ignore[return-value]
