@@ -112,7 +112,7 @@ def test_both_slots_of_every_context_are_used(
         start(self, slot, *given)  # type: ignore[arg-type]
 
     def slow(self: StandInEvent) -> None:
-        time.sleep(0.002)  # a GPU that is behind, so that batches queue up
+        time.sleep(0.02)  # a GPU that is far behind, so that batches queue up on a busy machine too
         synchronize(self)
 
     gpu = on_gpu(fake())
