@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -12,8 +11,7 @@ import numpy as np
 import pytest
 
 from scanside.engine.cuda import OutOfDeviceMemory
-from scanside.engine.cuda_stand_in import StandInDevice, StandInEvent
-from scanside.engine.cuda_worker import Worker
+from scanside.engine.cuda_stand_in import StandInDevice
 from scanside.engine.device_volume import DeviceVolume
 from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.pipeline import Findings, find_lesions
@@ -101,27 +99,22 @@ def test_nothing_is_allocated_after_the_first_exam(
     assert_nothing_left(machine.device)
 
 
-def test_both_slots_of_every_context_are_used(
-    fake: MakeFake, on_gpu: OnGpu, blob_volume: BlobVolume, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    taken: dict[Worker, set[int]] = {}
-    start, synchronize = Worker._start, StandInEvent.synchronize
-
-    def watched(self: Worker, slot: object, *given: object) -> None:
-        taken.setdefault(self, set()).add(sum(other.job is not None for other in self._slots if other is not slot))
-        start(self, slot, *given)  # type: ignore[arg-type]
-
-    def slow(self: StandInEvent) -> None:
-        time.sleep(0.02)  # a GPU that is far behind, so that batches queue up on a busy machine too
-        synchronize(self)
-
-    gpu = on_gpu(fake())
-    monkeypatch.setattr(Worker, "_start", watched)
-    monkeypatch.setattr(StandInEvent, "synchronize", slow)
-    find_lesions(blob_volume.volume(), *gpu, threads=1)
-    workers = [worker for runtime in gpu[0].runtimes for worker in runtime._workers]  # type: ignore[attr-defined]
-    assert len(workers) == 2 * len(gpu[0].runtimes)
-    assert all(max(taken[worker]) == 1 for worker in workers)  # the other slot is under way
+def test_both_slots_of_every_context_are_used(fake: MakeFake, on_gpu: OnGpu) -> None:
+    gpu = on_gpu(fake(0))
+    runtime = gpu[0].runtime(32, 64)
+    workers = runtime._workers  # type: ignore[attr-defined]
+    pixels = [np.full((1, 1, 32, 64), n, np.uint8) for n in range(runtime.in_flight)]
+    answers = [np.full_like(p, 255) for p in pixels]
+    under_way = [runtime.submit({"pixels": p}, {"probability": a}) for p, a in zip(pixels, answers, strict=True)]
+    slots = [slot for worker in workers for slot in worker._slots]
+    assert len(slots) == runtime.in_flight == 2 * len(workers) == 4
+    assert all(slot.job is not None for slot in slots)
+    for pending in under_way:
+        pending.wait()
+    alone = np.empty_like(answers[0])
+    for given, answer in zip(pixels, answers, strict=True):
+        runtime.run({"pixels": given}, {"probability": alone})
+        assert np.array_equal(answer, alone)
     close(gpu)
 
 
