@@ -12,6 +12,8 @@ import os
 import tempfile
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import scanside
 from benchmarks.exam import how_arguments, with_size
 from benchmarks.record import conditions, write_csv, write_json
 from benchmarks.table import Table
-from scanside.bench.machine import resident_mib
+from scanside.bench.machine import peak_memory_mib, resident_mib, restart_peak_memory
 from scanside.bench.plan import conditions_of
 from scanside.console.options import shape_from
 from scanside.engine.capabilities import usable_cores
@@ -51,10 +53,8 @@ def make_table(
         tempfile.TemporaryDirectory(prefix="scanside-soak-") as folder,
         scanside.load(pack, threads=threads, **how) as predictor,
     ):
-        files = []
-        for seed in SEEDS:
-            phantom = make_phantom(seed, shape=shape)
-            files.append(write_dicom(Path(folder) / f"exam-{seed}.dcm", phantom.voxels, phantom.geometry))
+        files = make_exams(Path(folder), shape)
+        restart_peak_memory()
         for number in range(exams):
             report = analyze_to_folder(predictor, files[number % len(SEEDS)], Path(folder) / "report")
             assert isinstance(report, Report)
@@ -71,9 +71,10 @@ def make_table(
             if number % 10 == 9:
                 print(rows[-1], flush=True)
         ran = conditions_of(predictor)
+        peak = peak_memory_mib()
     name = f"soak-{with_size(ran['name'], shape)}"
     write_csv(out / f"{name}.csv", rows)
-    summary = summarise(rows, digests)
+    summary = {**summarise(rows, digests), "peak_mib": None if peak is None else round(peak, 1)}
     write_json(
         out / f"{name}.json",
         {
@@ -89,6 +90,23 @@ def make_table(
         },
     )
     print(summary)
+
+
+def make_exams(folder: Path, shape: tuple[int, int, int]) -> list[Path]:
+    """One DICOM file a seed, written by another process: what making them takes is not this one's memory."""
+    files = [folder / f"exam-{seed}.dcm" for seed in SEEDS]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as elsewhere:
+        for pending in [
+            elsewhere.submit(make_exam, seed, file, shape) for seed, file in zip(SEEDS, files, strict=True)
+        ]:
+            pending.result()
+    return files
+
+
+def make_exam(seed: int, file: Path, shape: tuple[int, int, int]) -> None:
+    """A phantom as a DICOM file."""
+    phantom = make_phantom(seed, shape=shape)
+    write_dicom(file, phantom.voxels, phantom.geometry)
 
 
 def summarise(rows: list[dict[str, Any]], digests: dict[int, set[str]]) -> dict[str, Any]:

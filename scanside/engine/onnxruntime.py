@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import sys
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -452,14 +450,6 @@ def tensor_spec(node: Any, graph: str, *, free_batch: bool = False) -> TensorSpe
 def _known(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UsageError(f"unknown {what}", expected=" | ".join(known), found=repr(value))
-
-
-def return_freed_memory() -> None:
-    """Give heap pages that loading freed back to the system (glibc keeps some 250 MB of a large graph's loading)."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 def message_of(error: BaseException) -> str:

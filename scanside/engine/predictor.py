@@ -17,9 +17,9 @@ import scanside
 from scanside.engine.capabilities import capabilities
 from scanside.engine.choice import fastest_choice, load_network
 from scanside.engine.flow import Progress
+from scanside.engine.heap import return_freed_memory, share_arenas
 from scanside.engine.live import Session
 from scanside.engine.networks import require_heatmaps
-from scanside.engine.onnxruntime import return_freed_memory
 from scanside.engine.parity import allowed
 from scanside.engine.pipeline import EXPLANATIONS, POLICIES, Findings, OnLesions, find_lesions
 from scanside.engine.runtime import Runtime, without_folders
@@ -94,6 +94,7 @@ def load(
         raise UsageError("unknown explanation", expected=" | ".join(EXPLANATIONS), found=repr(explain))
     if threads is not None and threads < 1:
         raise UsageError("a run needs at least one thread", found=f"threads={threads}")
+    share_arenas()
     opened = pack if isinstance(pack, Pack) else load_pack(pack)
     _refuse_policy(policy, opened)
     predictor = Predictor(opened, device, precision, threads, allow_uncertified, policy, explain)
