@@ -2,7 +2,8 @@
 
 What is judged on the cohort is the shipped pack; on BUS-BRA its segmenter, which never saw fold 1, and, given their
 packs, a network of one view and `fusion1` of two. Latency is of a batch as the pipeline makes it, all precisions and
-ONNX Runtime's CPU provider in FP32 in turn.
+ONNX Runtime's CPU provider in FP32 in turn. FP16 is for GPUs; here ONNX Runtime's CPU provider runs the FP16 graph,
+which rounds what goes from layer to layer to 16 bits and multiplies in 32: its answers are judged, its time is not.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.busbra_cases import write_cases
 from benchmarks.record import conditions, write_csv, write_json
@@ -22,9 +27,11 @@ from benchmarks.table import Table
 from scanside.bench.machine import machine_record
 from scanside.engine.capabilities import capabilities
 from scanside.engine.choice import batch_of, load_network
-from scanside.engine.onnxruntime import choose
+from scanside.engine.onnxruntime import CPU, Choice, choose
+from scanside.exam.planes import Plane
 from scanside.pack import Certificate, Pack, load_pack
 from scanside.pack.onnx_graph import INT8, Graph
+from scanside.parity.networks import EngineNetwork
 
 FOLD = 1
 ROUNDS = 9
@@ -63,7 +70,8 @@ def make_table(
         for network in one.networks:
             print(f"{one.name}: {network}", flush=True)
             how = Settings(**{**vars(settings), "networks": (network,)})
-            parity = judge(one.pack, [one.cases], how, work / "answers", stages=None)
+            half = HalfNetwork(one.pack, network)
+            parity = judge(one.pack, [one.cases], how, work / "answers", besides=[half])
             judged[f"{one.name}: {network}"] = parity.to_json()
             times = latencies(one.pack, network)
             rows += [row_of(one, j.certificate, j.unmet, times) for j in parity.judged]
@@ -91,6 +99,38 @@ def judgings(
         yield Judging(f"{name}, two views", load_pack(two_views), pairs, ("classifier",))
 
 
+class HalfNetwork(EngineNetwork):
+    """A network's FP16 graph on ONNX Runtime's CPU provider."""
+
+    def __init__(self, pack: Pack, network: str) -> None:
+        machine = capabilities()
+        choice = Choice(CPU, "fp16", "no GPU is needed to see what 16 bits between layers change")
+        super().__init__(pack, network, machine, choice, device="cpu", threads=machine.cores)
+        self._manifest = pack.manifest
+        self._session = cache(lambda: session_of(pack.network_graph(network, "fp16"), machine.cores))
+
+    def segment(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        spec = self._manifest.segmenter
+        found = [self._session().run([spec.output], {spec.input: p})[0] for p in batches(pixels, spec.batch)]
+        return np.concatenate(found)
+
+    def classify(self, crops: Mapping[Plane, NDArray[np.uint8]]) -> NDArray[np.float32]:
+        spec = self._manifest.classifier
+        parts = zip(*(batches(crops[Plane(name)], spec.batch) for name in spec.inputs), strict=True)
+        found = [
+            self._session().run([spec.output], dict(zip(spec.inputs.values(), part, strict=True))) for part in parts
+        ]
+        return np.concatenate([answer[0].reshape(-1) for answer in found])
+
+    def close(self) -> None:
+        self._session.cache_clear()
+
+
+def batches(pixels: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
+    """`pixels` in pieces of at most `size`."""
+    return [np.ascontiguousarray(pixels[at : at + size]) for at in range(0, len(pixels), size)]
+
+
 def latencies(pack: Pack, network: str) -> dict[str, float]:
     """Median milliseconds of a batch in each precision, and on ONNX Runtime's CPU provider in FP32, run in turn."""
     machine = capabilities()
@@ -113,13 +153,9 @@ def latencies(pack: Pack, network: str) -> dict[str, float]:
 
 def plain(pack: Pack, network: str, pixels: Any, threads: int) -> Callable[[], object]:
     """One batch through ONNX Runtime's CPU provider as anyone would run it, weights in FP32."""
-    import onnxruntime
-
     from scanside.export.read_back import fp32_graph
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(fp32_graph(pack, network), options, providers=["CPUExecutionProvider"])
+    session = session_of(fp32_graph(pack, network), threads)
     manifest = pack.manifest
     if network == "segmenter":
         feed = {manifest.segmenter.input: pixels}
@@ -130,9 +166,18 @@ def plain(pack: Pack, network: str, pixels: Any, threads: int) -> Callable[[], o
     return lambda: session.run(outputs, feed)
 
 
+def session_of(graph: bytes, threads: int) -> Any:
+    """A session of ONNX Runtime's CPU provider, all other settings its own."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
 def row_of(one: Judging, found: Certificate, unmet: Sequence[str], times: Mapping[str, float]) -> dict[str, Any]:
     """A row of the table: how far, how fast, and what of the gate is not met."""
-    auc, masks = found.auc, found.masks
+    auc, masks, ms = found.auc, found.masks, times.get(found.precision)
     spec = one.pack.manifest.segmenter if found.network == "segmenter" else one.pack.manifest.classifier
     return {
         "data": one.name,
@@ -152,8 +197,8 @@ def row_of(one: Judging, found: Certificate, unmet: Sequence[str], times: Mappin
         "probability_max": round(found.probability.max, 3),
         "flips": len(found.flips),
         "weights_mb": round(weight_bytes(one.pack, found.network, found.precision) / 1e6, 1),
-        "ms_an_item": round(times[found.precision] / spec.batch, 3),
-        "times_plain_onnxruntime_fp32": round(times[PLAIN] / times[found.precision], 2),
+        "ms_an_item": "" if ms is None else round(ms / spec.batch, 3),
+        "times_plain_onnxruntime_fp32": "" if ms is None else round(times[PLAIN] / ms, 2),
         "gate": "met" if not unmet else "; ".join(unmet),
     }
 
@@ -161,7 +206,7 @@ def row_of(one: Judging, found: Certificate, unmet: Sequence[str], times: Mappin
 def weight_bytes(pack: Pack, network: str, precision: str) -> int:
     """Bytes of a network's weights as they are multiplied: 4, 2 or 1 each, of rounded operations alone in 8 bits."""
     graph = Graph(pack.network_graph(network, precision), network)
-    folded = {"fp32": 4, "bf16": 2, "int8": 2}[precision]
+    folded = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 2}[precision]
     total = 0
     for constant in graph.constants:
         count = constant.array().size

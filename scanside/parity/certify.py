@@ -104,13 +104,23 @@ class Parity:
         return content
 
 
-def judge(pack: Pack, data: Sequence[Path], settings: Settings, work: Path, *, stages: Stages | None = None) -> Parity:
+def judge(
+    pack: Pack,
+    data: Sequence[Path],
+    settings: Settings,
+    work: Path,
+    *,
+    besides: Sequence[EngineNetwork] = (),
+    stages: Stages | None = None,
+) -> Parity:
     """Judge each precision of each network against the reference on the cases in `data`.
 
     Parameters
     ----------
     work : Path
         Keeps every answer, so that a killed run goes on and three precisions cost one reference.
+    besides : sequence of EngineNetwork
+        More to judge than what this machine would choose.
     stages : callable, optional
         Called with a stage's name, what is done and the total.
 
@@ -147,10 +157,10 @@ def judge(pack: Pack, data: Sequence[Path], settings: Settings, work: Path, *, s
         question = Question(pack.manifest, network, cases, settings.sections)
         reference, named = _reference(pack, network, machine, settings, threads)
         expected = _answered(reference, question, work, named, stages)
-        for precision in precisions:
-            choice = choose(machine, settings.device, precision, network)
-            ours = EngineNetwork(pack, network, machine, choice, device=settings.device, threads=threads)
-            found = _answered(ours, question, work, f"{network} {precision}", stages)
+        choices = [choose(machine, settings.device, precision, network) for precision in precisions]
+        chosen = [EngineNetwork(pack, network, machine, c, device=settings.device, threads=threads) for c in choices]
+        for ours in (*chosen, *(other for other in besides if other.network == network)):
+            found = _answered(ours, question, work, f"{network} {ours.choice.precision}", stages)
             compared = (
                 compare_segmenters(found, expected)
                 if network == "segmenter"

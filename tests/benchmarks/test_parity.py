@@ -69,3 +69,34 @@ def test_weights_in_8_bits_are_a_quarter_of_fp32_s() -> None:
     sizes = {p: weight_bytes(pack, "segmenter", p) for p in ("fp32", "bf16", "int8")}
     assert sizes["bf16"] * 2 == sizes["fp32"]
     assert sizes["fp32"] / 4 < sizes["int8"] < sizes["bf16"]
+
+
+def test_the_fp16_graph_answers_as_fp32_but_not_to_the_last_bit() -> None:
+    from benchmarks.parity import HalfNetwork
+    from scanside.engine.capabilities import capabilities
+    from scanside.engine.onnxruntime import choose
+    from scanside.pack import load_pack
+    from scanside.parity.networks import EngineNetwork
+
+    pack, machine = load_pack(None), capabilities()
+    size = pack.manifest.classifier.size
+    rng = np.random.default_rng(3)
+    crops = {plane: rng.integers(0, 256, (9, 1, size, size), dtype=np.uint8) for plane in Plane}
+    pixels = rng.integers(0, 256, (9, 1, 64, 96), dtype=np.uint8)
+    for network in ("segmenter", "classifier"):
+        half = HalfNetwork(pack, network)
+        whole = EngineNetwork(
+            pack, network, machine, choose(machine, "cpu", "fp32", network), device="cpu", threads=machine.cores
+        )
+        given = (pixels,) if network == "segmenter" else (crops,)
+        ours, exact = (
+            n.segment(*given) if network == "segmenter" else n.classify(*given)  # type: ignore[arg-type]
+            for n in (half, whole)
+        )
+        assert ours.shape == exact.shape
+        difference = np.abs(ours.astype(float) - exact.astype(float)) / (255 if network == "segmenter" else 1)
+        assert difference.max() < 0.02
+        if network == "classifier":
+            assert difference.max() > 0
+        for n in (half, whole):
+            n.close()
