@@ -35,6 +35,7 @@ MODULES = (
     "sensitivity",
     "parity",
     "busbra",
+    "busbra_table",
     "busbra_unet",
     "cohort_tables",
     "coverage",

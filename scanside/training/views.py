@@ -7,7 +7,6 @@ there are two). `fusion1` takes both views at once, its branches starting from t
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -291,12 +290,6 @@ def write_predictions(
         lines.append((*map(str, row), *own))  # type: ignore[arg-type]
     with atomic_file(Path(path)) as file:
         file.write("".join(",".join(line) + "\n" for line in lines).encode())
-
-
-def read_predictions(path: str | Path) -> list[dict[str, str]]:
-    """The rows that `write_predictions` wrote."""
-    with Path(path).open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def _lesions(images: Sequence[BusbraImage]) -> tuple[ViewedLesion, ...]:
