@@ -35,6 +35,8 @@ MODULES = (
     "sensitivity",
     "parity",
     "busbra",
+    "busbra_table",
+    "busbra_unet",
     "cohort_tables",
     "coverage",
     "evaluation",

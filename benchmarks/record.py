@@ -17,7 +17,18 @@ import scanside
 from scanside.bench.machine import machine_record, package_versions
 from scanside.exam.write import atomic_file
 
-PLACES = ("--out", "--work", "--docs", "--pack", "--busbra", "--imagenet", "--cohort", "--view", "--two-views")
+PLACES = (
+    "--out",
+    "--work",
+    "--docs",
+    "--pack",
+    "--busbra",
+    "--imagenet",
+    "--cohort",
+    "--predictions",
+    "--view",
+    "--two-views",
+)
 """Options that say where things lie here: no part of what was measured."""
 
 

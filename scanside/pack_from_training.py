@@ -24,6 +24,7 @@ from scanside.pack import NETWORKS, Pack, load_pack
 from scanside.pack.manifest import Licence
 from scanside.pack.write import refuse_foreign
 from scanside.pack_from_weights import GOLDEN, golden_phantom, golden_sections, golden_triplets
+from scanside.training.classify import trained_stride
 from scanside.training.datasets.open import BUSBRA
 from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe, SgdRecipe, ViewsRecipe, recipe_from
 
@@ -35,8 +36,6 @@ BUSBRA_LICENCE = Licence(
 )
 NO_PATIENTS_VOLUMES = {"phantom", "phantom lesions", BUSBRA, "BUSI"}
 """Data sets without a single ABVS volume of a patient."""
-_STARTS_AT = {"random": "3x3", "imagenet": "1x1", "single view": "1x1"}
-"""Where a ResNet strides by how it started: trainings of views did not record it at first."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Trained:
         else:
             name = f"a {recipe.backbone} {recipe.variant}"
             try:
-                model = FusionClassifier(recipe.backbone, recipe.variant, stride_at=self._stride_at())  # type: ignore[arg-type]
+                model = FusionClassifier(recipe.backbone, recipe.variant, stride_at=trained_stride(self.record["data"]))
             except UsageError as error:
                 raise _of_record(error, _record_of(self.weights)) from None
         put(
@@ -78,10 +77,6 @@ class Trained:
             remedy=f"{_record_of(self.weights).name} is to be the record that the training of these weights left",
         )
         return model.eval()
-
-    def _stride_at(self) -> str:
-        data = self.record["data"]
-        return data.get("stride_at") or _STARTS_AT.get(data.get("start"), "3x3")
 
     def data_sets(self) -> dict[str, dict[str, int]]:
         """How many patients or volumes of each data set had each use."""

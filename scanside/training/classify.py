@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from scanside.errors import UsageError
 from scanside.evaluation.roc import auc
 from scanside.exam.planes import Plane
-from scanside.models.backbones import Branch
+from scanside.models.backbones import Branch, StrideAt
 from scanside.models.fusion import FusionClassifier
 from scanside.models.keras_weights import load_keras_resnet50
 from scanside.training.augment import brightness
@@ -148,6 +148,12 @@ def imagenet_start(model: nn.Module, folder: Path) -> list[str]:
         for layer in load_keras_resnet50(branch, folder):
             fresh += [f"branches.{plane}.{name}" for name in module_names(layer)]
     return fresh
+
+
+def trained_stride(data: Mapping[str, Any]) -> StrideAt:
+    """Where a network strides by its training's record; those of views did not state it at first."""
+    started = "1x1" if data.get("start") in ("imagenet", "single view") else "3x3"
+    return data.get("stride_at") or started  # type: ignore[return-value]
 
 
 def sgd(model: nn.Module, recipe: SgdRecipe, fresh: set[str], *, started: bool) -> torch.optim.Optimizer:

@@ -25,7 +25,10 @@ Probability = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class BusbraDice:
-    """What a segmenter reached. `missed` counts images without any overlap; classes are the images' pathology."""
+    """What a segmenter reached, over images; a case's Dice is the mean of its images'.
+
+    `missed` counts images without any overlap; classes are the images' pathology.
+    """
 
     weights: str
     fold: int
@@ -35,6 +38,8 @@ class BusbraDice:
     threshold: float
     mean: float
     median: float
+    mean_by_case: float
+    median_by_case: float
     mean_benign: float
     mean_malignant: float
     missed: int
@@ -83,16 +88,19 @@ def evaluate_busbra(
         writer.writerow(("id", "case", "malignant", "dice"))
         writer.writerows((*row[:3], f"{row[3]:.4f}") for row in rows)
     dices = [row[3] for row in rows]
+    by_case = [fmean(row[3] for row in rows if row[1] == case) for case in dict.fromkeys(row[1] for row in rows)]
     by_class = [[row[3] for row in rows if row[2] == label] for label in (0, 1)]
     summary = BusbraDice(
         weights=weights.name,
         fold=fold,
         images=len(rows),
-        cases=len({row[1] for row in rows}),
+        cases=len(by_case),
         longer_side=longer_side,
         threshold=threshold,
         mean=round(fmean(dices), 4),
         median=round(median(dices), 4),
+        mean_by_case=round(fmean(by_case), 4),
+        median_by_case=round(median(by_case), 4),
         mean_benign=round(fmean(by_class[0]), 4) if by_class[0] else 0.0,
         mean_malignant=round(fmean(by_class[1]), 4) if by_class[1] else 0.0,
         missed=sum(d == 0 for d in dices),

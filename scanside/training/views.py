@@ -7,7 +7,7 @@ there are two). `fusion1` takes both views at once, its branches starting from t
 
 from __future__ import annotations
 
-import csv
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,12 @@ from torch.nn import functional
 
 from scanside.evaluation.roc import auc
 from scanside.exam.write import atomic_file
+from scanside.models.backbones import StrideAt
 from scanside.models.fusion import MALIGNANT, FusionClassifier
 from scanside.training.augment import brightness
 from scanside.training.busbra import BusbraImage, check_cases, read_busbra, split_busbra
 from scanside.training.checkpoint import load_weights
-from scanside.training.classify import imagenet_start, sgd
+from scanside.training.classify import imagenet_start, sgd, trained_stride
 from scanside.training.errors import TrainingDataError
 from scanside.training.loop import Arithmetic, best_arithmetic, train
 from scanside.training.recipe import ViewsRecipe
@@ -126,9 +127,10 @@ class ViewsTask:
     Parameters
     ----------
     imagenet : path, optional
-        Folder of ResNet50 weights in the Keras layout, to start a single-view network from.
+        Folder of ResNet50 weights in the Keras layout, to start a single-view ResNet from; what a deeper one has more
+        starts random.
     single : path, optional
-        Weights of a single-view network, to start both branches and the last layer of `fusion1` from.
+        Weights of a single-view network with their record, to start both branches and the head of `fusion1` from.
     """
 
     def __init__(
@@ -144,7 +146,7 @@ class ViewsTask:
         self.split = split if recipe.variant != "fusion1" else split.two_views()
         self.images = [(lesion, view) for lesion in self.split.train for view in range(len(lesion.images))]
         self.start = "single view" if single else "imagenet" if imagenet else "random"
-        stride_at = "1x1" if imagenet or single else "3x3"
+        stride_at: StrideAt = stride_of(single) if single else "1x1" if imagenet else "3x3"
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             self.model: nn.Module = FusionClassifier(recipe.backbone, recipe.variant, stride_at=stride_at)  # type: ignore[arg-type]
@@ -153,11 +155,12 @@ class ViewsTask:
                 self._start_from(Path(single))
 
     def _start_from(self, weights: Path) -> None:
-        donor = FusionClassifier(self.recipe.backbone, "transverse", stride_at="1x1")
-        load_weights(donor, weights)
         model = cast(FusionClassifier, self.model)
+        donor = FusionClassifier(self.recipe.backbone, "transverse", stride_at=model.stride_at)
+        load_weights(donor, weights)
         for branch in model.branches.values():
             branch.load_state_dict(donor.branches["transverse"].state_dict())
+        model.tail.load_state_dict(donor.tail.state_dict())
         model.classify.load_state_dict(donor.classify.state_dict())
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -253,12 +256,22 @@ def train_views(
     )
 
 
+def training_data(weights: str | Path) -> dict[str, Any]:
+    """What the record beside `weights` says of their data and start; see `ViewsTask.record`."""
+    return json.loads(Path(weights).with_suffix(".json").read_text(encoding="utf-8"))["data"]  # type: ignore[no-any-return]
+
+
+def stride_of(weights: str | Path) -> StrideAt:
+    """Where the network in `weights` strides, by the record beside them."""
+    return trained_stride(training_data(weights))
+
+
 def predict_views(
-    weights: str | Path, recipe: ViewsRecipe, lesions: Sequence[ViewedLesion], *, stride_at: str
+    weights: str | Path, recipe: ViewsRecipe, lesions: Sequence[ViewedLesion]
 ) -> list[NDArray[np.float64]]:
     """`lesion_probabilities` of the network in `weights`, in this machine's best arithmetic."""
     arithmetic = best_arithmetic()
-    model = FusionClassifier(recipe.backbone, recipe.variant, stride_at=stride_at)  # type: ignore[arg-type]
+    model = FusionClassifier(recipe.backbone, recipe.variant, stride_at=stride_of(weights))
     load_weights(model, weights)
     model = model.to(arithmetic.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     with torch.inference_mode():
@@ -277,12 +290,6 @@ def write_predictions(
         lines.append((*map(str, row), *own))  # type: ignore[arg-type]
     with atomic_file(Path(path)) as file:
         file.write("".join(",".join(line) + "\n" for line in lines).encode())
-
-
-def read_predictions(path: str | Path) -> list[dict[str, str]]:
-    """The rows that `write_predictions` wrote."""
-    with Path(path).open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def _lesions(images: Sequence[BusbraImage]) -> tuple[ViewedLesion, ...]:

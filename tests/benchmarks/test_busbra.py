@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import busbra
+from scanside.errors import UsageError
 
 pytest.importorskip("torch")
 
@@ -31,6 +32,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
             raise KeyboardInterrupt
         Path(out).mkdir(parents=True, exist_ok=True)
         (Path(out) / f"{name}.log.jsonl").write_text("{}\n")
+        data = {"start": "imagenet" if name == "view" else "single view", "fresh": ["conv2", "bn2"]}
+        (Path(out) / f"{name}.json").write_text(json.dumps({"data": data}))
         return Path(out) / f"{name}.safetensors"
 
     monkeypatch.setattr(views, "split_views", lambda *_, **__: split)
@@ -49,11 +52,11 @@ def test_folds_go_on_where_they_stopped(trained: list[tuple[str, str]], tmp_path
     assert not list(out.glob("busbra-folds-*.csv"))
     busbra.make_table(out=out, **given)  # type: ignore[arg-type]
     assert trained == [
-        ("fold1", "view"),
-        ("fold1", "two_views"),
-        ("fold2", "view"),
-        ("fold2", "view"),
-        ("fold2", "two_views"),
+        ("resnet50-fold1", "view"),
+        ("resnet50-fold1", "two_views"),
+        ("resnet50-fold2", "view"),
+        ("resnet50-fold2", "view"),
+        ("resnet50-fold2", "two_views"),
     ]
     (table,) = out.glob("busbra-folds-*.csv")
     rows = list(csv.DictReader(table.read_text().splitlines()))
@@ -61,7 +64,21 @@ def test_folds_go_on_where_they_stopped(trained: list[tuple[str, str]], tmp_path
         (fold, recipe) for fold in "12" for recipe in ("view", "two_views")
     ]
     assert {(row["cases"], row["malignant"], row["auc"]) for row in rows} == {("4", "2", "0.75")}
+    assert [row["start"] for row in rows[:2]] == ["ImageNet ResNet50, 1 convolutions random", "single view"]
     assert len(list(out.glob("busbra-*-fold?.csv"))) == 4
     record = json.loads(table.with_suffix(".json").read_text())
     assert record["folds"] == [1, 2]
     assert set(record["recipes"]) == {"view", "two_views"}
+
+
+def test_a_resnet_is_not_started_at_random(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="starts from ImageNet"):
+        busbra.make_table(tmp_path, None, tmp_path, [1], tmp_path, backbone="resnet101")
+    with pytest.raises(UsageError, match="unknown backbone"):
+        busbra.make_table(tmp_path, None, tmp_path, [1], tmp_path, backbone="resnet18")
+
+
+def test_other_backbones_start_at_random(trained: list[tuple[str, str]], tmp_path: Path) -> None:
+    busbra.make_table(tmp_path, None, tmp_path / "work", [1], tmp_path, backbone="vgg19")
+    assert trained == [("vgg19-fold1", "view"), ("vgg19-fold1", "two_views")]
+    assert (tmp_path / "busbra-folds-vgg19.csv").is_file()

@@ -40,6 +40,9 @@ def test_a_right_answer_scores_near_1(brightness_graph, tiny_busbra, tmp_path):
         rows = list(csv.DictReader(stream))
     assert {r["case"] for r in rows} == {"5", "10"}
     assert np.mean([float(r["dice"]) for r in rows]) == pytest.approx(summary.mean, abs=1e-3)
+    of_case = [np.mean([float(r["dice"]) for r in rows if r["case"] == case]) for case in ("5", "10")]
+    assert summary.mean_by_case == pytest.approx(np.mean(of_case), abs=1e-3)
+    assert summary.median_by_case == pytest.approx(np.median(of_case), abs=1e-3)
     assert json.loads((tmp_path / "busbra-fold1-dice.json").read_text())["mean"] == summary.mean
 
 

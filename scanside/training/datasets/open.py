@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scanside.training.busbra import read_busbra, split_busbra
+from scanside.training.busbra import TEST_FOLD, read_busbra, split_busbra
 from scanside.training.cohort import OnCase, build_files
 from scanside.training.cohort_data import cohort_files, read_origin
 from scanside.training.cutting import CohortSettings, Origin
@@ -64,7 +64,7 @@ def open_data(
         origins = tuple(read_origin(file) for file in files)
         return DataSet(origins[0].data, origins, files=files)
     if (folder / "bus_data.csv").is_file():
-        return _busbra(folder, validation_images)
+        return open_busbra(folder, validation_images=validation_images)
     if busi.is_busi(folder):
         pictures = busi.read_busi(folder)
         return DataSet(busi.NAME, tuple(Origin(busi.NAME, p.id, p.case) for p in pictures), pictures)
@@ -77,9 +77,10 @@ def open_data(
     return _cut(name, cases, Path(work) / folder.name, settings or CohortSettings(), workers, progress)
 
 
-def _busbra(folder: Path, validation_images: int) -> DataSet:
-    images = read_busbra(folder)
-    split = split_busbra(images, validation_images=validation_images)
+def open_busbra(folder: str | Path, *, test_fold: int = TEST_FOLD, validation_images: int) -> DataSet:
+    """BUS-BRA with the images of `test_fold` as its test part; see `split_busbra`."""
+    images = read_busbra(folder, test_fold=test_fold)
+    split = split_busbra(images, test_fold=test_fold, validation_images=validation_images)
     parts = {
         image.id: name
         for name, part in (("train", split.train), ("validation", split.validation), ("test", split.test))
