@@ -1,8 +1,8 @@
 """The CUDA layer: one GPU's streams, events, pinned and device memory, and graphs. The only module that uses PyCUDA.
 
-The protocols say what the engine needs of a GPU; `open_device` gives the real one, and `cuda_stand_in` one in ordinary
-memory for tests. Only the device's primary context is used, the one that TensorRT and every other library share, and
-every thread makes it current for the length of its work. PyCUDA gives the context and memory; it knows neither the
+The protocols say what the engine needs of a GPU; `open_device` gives the real one, the tests have one in ordinary
+memory. Only the device's primary context is used, the one that TensorRT and every other library share, and every
+thread makes it current for the length of its work. PyCUDA gives the context and memory; it knows neither the
 priority of a stream nor graph capture, so what happens in streams goes to the driver, in one place.
 """
 

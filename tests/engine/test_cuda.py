@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from scanside.engine.cuda import Device, OutOfDeviceMemory, open_device
-from scanside.engine.cuda_stand_in import StandInDevice
 from scanside.engine.kernels import ptx
 from scanside.errors import EngineError
+from tests.engine.cuda_stand_in import StandInDevice
 
 TYPE = np.dtype(np.float32)
 

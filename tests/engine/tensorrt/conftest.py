@@ -15,7 +15,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from scanside.engine.cuda_runtime import CudaRuntime
-from scanside.engine.cuda_stand_in import StandInDevice
 from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.tensorrt.cache import PlanCache
 from scanside.engine.tensorrt.module import TensorRt, installed
@@ -24,6 +23,7 @@ from scanside.engine.tensorrt.plans import options_of
 from scanside.engine.tensorrt.profiles import Profile
 from scanside.engine.tensorrt.session import Engine
 from scanside.pack import load_pack
+from tests.engine.cuda_stand_in import StandInDevice
 
 
 class Enum(enum.IntEnum):

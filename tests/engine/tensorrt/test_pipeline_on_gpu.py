@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from scanside.engine.cuda import OutOfDeviceMemory
-from scanside.engine.cuda_stand_in import StandInDevice
 from scanside.engine.device_volume import DeviceVolume
 from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.pipeline import Findings, find_lesions
 from scanside.errors import Cancelled, EngineError
 from scanside.exam.planes import Plane, SectionGrid
 from scanside.exam.volume import Volume
+from tests.engine.cuda_stand_in import StandInDevice
 
 if TYPE_CHECKING:
     from tests.conftest import BlobVolume

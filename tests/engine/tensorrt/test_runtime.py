@@ -12,9 +12,9 @@ from onnx import TensorProto, helper
 
 from scanside.engine.cuda import OutOfDeviceMemory
 from scanside.engine.cuda_runtime import CudaRuntime
-from scanside.engine.cuda_stand_in import StandInDevice, StandInStream
 from scanside.engine.tensorrt.session import Engine
 from scanside.errors import EngineError
+from tests.engine.cuda_stand_in import StandInDevice, StandInStream
 
 if TYPE_CHECKING:
     from tests.engine.tensorrt.conftest import Fake
@@ -105,7 +105,7 @@ def test_a_slot_used_too_early_shows(
     machine = fake()
     runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS, workers=1, slots=1)
     pixels = sections(11)
-    monkeypatch.setattr("scanside.engine.cuda_stand_in.StandInEvent.synchronize", lambda self: None)
+    monkeypatch.setattr("tests.engine.cuda_stand_in.StandInEvent.synchronize", lambda self: None)
     assert not np.array_equal(run(runtime, pixels), toy_answer(pixels))
 
 

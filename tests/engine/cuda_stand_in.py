@@ -1,9 +1,8 @@
-"""A GPU in ordinary memory, for tests: the protocol of `cuda`, with streams whose work is done late and out of order.
+"""A GPU in ordinary memory: the protocol of `cuda`, with streams whose work is done late and out of order.
 
 Work given to a stream is queued, not done. What runs when is decided by a `Schedule`: as late as anything waits for it,
 or in a random order, always keeping each stream's own order and its waits for events. A copy reads host memory when it
 runs, as a GPU's does. So a forgotten wait, or a buffer used again too early, gives wrong data here and not only there.
-No device option reaches this module.
 """
 
 from __future__ import annotations
