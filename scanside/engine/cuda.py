@@ -24,6 +24,8 @@ from scanside.errors import EngineError
 
 _STREAM_NON_BLOCKING = 1
 _CAPTURE_THREAD_LOCAL = 1
+_EVENT_BLOCKING_SYNC = 1
+"""Whoever waits sleeps. By default the driver may spin, on a core that decoding and linking want."""
 _EVENT_NO_TIMING = 2
 _OUT_OF_MEMORY = 2
 
@@ -380,7 +382,7 @@ class _DriverStream:
 class _DriverEvent:
     def __init__(self) -> None:
         self.raw: ctypes.c_void_p | None = ctypes.c_void_p()
-        create, flags = _libcuda().cuEventCreate, ctypes.c_uint(_EVENT_NO_TIMING)
+        create, flags = _libcuda().cuEventCreate, ctypes.c_uint(_EVENT_BLOCKING_SYNC | _EVENT_NO_TIMING)
         _call("an event cannot be made", create, ctypes.byref(self.raw), flags)
 
     def free(self) -> None:
