@@ -94,15 +94,12 @@ class CudaRuntime(Runtime):
     def submit(self, inputs: Mapping[str, Input], outputs: Tensors) -> Pending:
         require_tensors(self._network.where, self.inputs, inputs, self.outputs, outputs)
         with self._lock:
-            worker = next(self._turn, None)
-        if worker is None:
-            raise EngineError("the runtime is closed", where=self._network.where)
+            worker = next(self._turn)
         return worker.submit(inputs, outputs)
 
     def close(self) -> None:
-        with self._lock:
-            workers, self._workers, self._turn = self._workers, [], itertools.cycle([])
-        for worker in workers:
+        """Free it. Runs that were started still get their answers."""
+        for worker in self._workers:
             worker.close()
 
     def _made(self, workers: int, slots: int) -> tuple[list[Worker], int, list[str]]:

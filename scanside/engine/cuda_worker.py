@@ -180,11 +180,13 @@ class Worker:
         Raises
         ------
         EngineError
-            A call of CUDA or of the runtime failed.
+            It is closed, or a call of CUDA or of the runtime failed.
         """
         job = Job(self)
         total = len(next(iter(inputs.values())))
         with self._lock, self._device.active():
+            if self._program is None:
+                raise EngineError("the runtime is closed", where=self._network.where)
             for first in range(0, total, self.batch):
                 slot = self._slots[self._next]
                 self._next = (self._next + 1) % len(self._slots)
@@ -245,7 +247,7 @@ class Worker:
         return ""
 
     def close(self) -> None:
-        """Wait for what runs and free everything. Safe to call twice."""
+        """Hand out the answers of what runs, then free everything. Safe to call twice."""
         with self._lock, self._device.active():
             self._settle()
             self._forget_graphs()

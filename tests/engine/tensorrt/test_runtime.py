@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from scanside.engine.cuda import OutOfDeviceMemory
 from scanside.engine.cuda_runtime import CudaRuntime
+from scanside.engine.cuda_worker import Job, Worker
 from scanside.engine.tensorrt.session import Engine
 from scanside.errors import EngineError
 from tests.engine.cuda_stand_in import StandInDevice, StandInStream
@@ -336,6 +337,89 @@ def test_closing_in_another_thread_gives_everything_back(fake: Callable[..., Fak
     closing = threading.Thread(target=runtime.close)
     closing.start()
     closing.join()
+    assert not machine.device.alive
+
+
+def test_closing_while_a_run_begins_is_said(
+    fake: Callable[..., Fake], toy_engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run has its worker when the runtime is closed, and is not in it yet."""
+    machine = fake()
+    runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS, workers=1)
+    run(runtime, sections(1))
+    begun, closed, errors = threading.Event(), threading.Event(), []
+    submit = Worker.submit
+
+    def late(self: Worker, *given: Any) -> Job:
+        begun.set()
+        closed.wait()
+        return submit(self, *given)
+
+    def attempt() -> None:
+        try:
+            run(runtime, sections(1))
+        except BaseException as error:
+            errors.append(error)
+
+    monkeypatch.setattr(Worker, "submit", late)
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    begun.wait()
+    runtime.close()
+    closed.set()
+    thread.join()
+    (error,) = errors
+    assert isinstance(error, EngineError)
+    assert "the runtime is closed" in str(error)
+    assert not machine.device.alive
+
+
+def test_runs_that_were_started_get_their_answers_from_a_runtime_that_closes(
+    fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer
+) -> None:
+    runtime = CudaRuntime(toy_engine(fake()), "fp32", DIMS)
+    pixels = sections(3)
+    answers = [np.zeros_like(pixels) for _ in range(4)]
+    pending = [runtime.submit({"pixels": pixels}, {"probability": answer}) for answer in answers]
+    closing = threading.Thread(target=runtime.close)
+    closing.start()
+    for one in pending:
+        one.wait()
+    closing.join()
+    assert all(np.array_equal(answer, toy_answer(pixels)) for answer in answers)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_threads_at_work_while_it_closes_end_right_or_with_one_error(
+    fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer, seed: int
+) -> None:
+    machine = fake(seed)
+    runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS)
+    wrong: list[object] = []
+    under_way = threading.Barrier(5)
+
+    def work(k: int) -> None:
+        pixels = sections(6, seed=k)
+        run(runtime, pixels)
+        under_way.wait()
+        try:
+            while True:
+                if not np.array_equal(run(runtime, pixels), toy_answer(pixels)):
+                    wrong.append(k)
+        except EngineError as error:
+            if "the runtime is closed" not in str(error):
+                wrong.append(error)
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    under_way.wait()
+    runtime.close()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
     assert not machine.device.alive
 
 
