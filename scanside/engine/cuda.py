@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import ctypes
 import functools
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -34,6 +35,15 @@ Argument = ctypes.c_void_p | ctypes.c_int | ctypes.c_longlong
 
 class OutOfDeviceMemory(EngineError):  # noqa: N818 - named as the driver names it
     """The GPU has no room for an allocation (exit code 4)."""
+
+
+NO_ROOM_REMEDY = "close other programs on the GPU, or build with a smaller --batch"
+_SAYS_NO_ROOM = re.compile("out.?of.?memory|failed to allocate memory|alloc_failed", re.IGNORECASE)
+
+
+def says_no_room(found: str) -> bool:
+    """Whether these are the words of a library that found no room on the GPU."""
+    return _SAYS_NO_ROOM.search(found) is not None
 
 
 class Buffer(Protocol):
@@ -460,9 +470,7 @@ _REMEDY = "check the GPU with `scanside doctor`, or run with device cpu"
 
 
 def _no_room(what: str, found: str) -> OutOfDeviceMemory:
-    return OutOfDeviceMemory(
-        what, found=found, remedy="close other programs on the GPU, or build with a smaller --batch"
-    )
+    return OutOfDeviceMemory(what, found=found, remedy=NO_ROOM_REMEDY)
 
 
 @contextlib.contextmanager

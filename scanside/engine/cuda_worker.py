@@ -44,6 +44,9 @@ class Program(Protocol):
     def refusal(self) -> str:
         """Why its runs cannot be captured in a CUDA graph; empty if they can."""
 
+    def free(self) -> None:
+        """Give back what it holds on the GPU, at once. Safe to call twice."""
+
 
 class Network(Protocol):
     """A network on a GPU, of which programs are made."""
@@ -85,6 +88,9 @@ class Network(Protocol):
         EngineError
             The runtime refuses a step.
         """
+
+    def close(self) -> None:
+        """Whoever has it needs it no more; its programs are freed. What all share goes with the last one."""
 
 
 @dataclass
@@ -251,6 +257,8 @@ class Worker:
         with self._lock, self._device.active():
             self._settle()
             self._forget_graphs()
+            if self._program is not None:
+                self._program.free()
             self._slots, self._streams, self._program = [], [], None
             self._owned.free()
 

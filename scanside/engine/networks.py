@@ -226,9 +226,11 @@ def require_heatmaps(spec: ClassifierSpec) -> None:
 
 
 def _obey(session: Runtime, graph: str, inputs: Mapping[str, type], outputs: Mapping[str, type]) -> None:
+    """Raise unless the session has these tensors; it is closed then."""
     for kind, specs, wanted in (("inputs", session.inputs, inputs), ("outputs", session.outputs, outputs)):
         found = {spec.name: spec.dtype for spec in specs}
         if found != {name: np.dtype(dtype) for name, dtype in wanted.items()}:
+            session.close()
             raise EngineError(
                 f"the graph's {kind} are not what the manifest says",
                 where=graph,

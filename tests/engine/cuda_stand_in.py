@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -194,6 +195,8 @@ class StandInDevice:
         self.calls: Counter[str] = Counter()
         self.alive: Counter[str] = Counter()
         """What has been made and not been given back, by kind."""
+        self.freed: list[str] = []
+        """Kinds of what `outlive` counts, in the order of being freed."""
         self.used = 0
         self.launches = 0
         self.buffers: dict[int, StandInBuffer] = {}
@@ -225,6 +228,16 @@ class StandInDevice:
             self.calls[kind] += 1
         if number == self.fail_at:
             raise self.fault(f"call {number} failed", where=kind, found="a fault that a test asked for")
+
+    def outlive(self, thing: object, kind: str) -> None:
+        """Count an object of a library that is freed with its last reference; without a current GPU it is not freed."""
+        self.alive[kind] += 1
+        weakref.finalize(thing, self._collected, kind).atexit = False
+
+    def _collected(self, kind: str) -> None:
+        if getattr(self._current, "depth", 0):
+            self.freed.append(kind)
+            self.gone(kind)
 
     def gone(self, kind: str) -> None:
         """Something has been given back."""

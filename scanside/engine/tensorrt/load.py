@@ -73,6 +73,9 @@ def load_tensorrt(
         engine.keep_runtime_cache(lambda content: cache.store_blob(_runtime_cache_file(plan), content))
     except OutputError as error:
         runtime.fallbacks += (f"compiled kernels are not kept: {error.found or error.what}",)
+    except BaseException:
+        runtime.close()
+        raise
     return runtime
 
 
@@ -96,7 +99,7 @@ def _built(
 
 def _opened(trt: TensorRt, device: Device, cache: PlanCache, plan: StoredPlan) -> Engine:
     engine = _engines.get(plan.sha256)
-    if engine is None or engine.device is not device:
+    if engine is None or engine.device is not device or not engine.share():
         data = cache.read(plan)
         kernels = cache.blob(_runtime_cache_file(plan)) if trt.has_runtime_cache else b""
         where = f"{plan.key.network} {plan.key.precision}"

@@ -16,6 +16,7 @@ from scanside.engine import onnxruntime as ort
 from scanside.engine.capabilities import capabilities
 from scanside.engine.cuda_runtime import CudaRuntime
 from scanside.engine.flow import Progress
+from scanside.engine.networks import Segmenter
 from scanside.engine.onnxruntime import CUDA, choose
 from scanside.engine.predictor import load
 from scanside.engine.tensorrt.cache import PlanCache
@@ -25,6 +26,7 @@ from scanside.engine.tensorrt.profiles import Batch
 from scanside.errors import Cancelled, EngineError, NotBuiltError, ParityError
 from scanside.pack import load_pack
 from scanside.study import analyze_volume_to_folder
+from tests.engine.tensorrt.conftest import FakeRuntime
 
 if TYPE_CHECKING:
     from tests.conftest import BlobVolume
@@ -165,7 +167,7 @@ def test_an_exam_on_the_gpu_gives_the_findings_of_the_processor(
     assert "the plan of the classifier was built at load" in remarks
     assert "the plan of the segmenter was built at load" in remarks
     assert machine.device.launches > 20
-    assert machine.device.used == 0
+    assert not machine.device.alive
 
 
 def test_a_stopped_exam_leaves_the_networks_usable(
@@ -252,26 +254,58 @@ def test_golden_cases_catch_a_gpu_that_answers_wrong(
     on_cuda: Callable[..., Fake], tiny_pack: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = on_cuda(name="tensorrt_rtx")
-    run = machine.api.Runtime
+    deserialize = FakeRuntime.deserialize_cuda_engine
 
-    def wrong(logger: object) -> object:
-        runtime = run(logger)
-        deserialize = runtime.deserialize_cuda_engine
+    def wrong(self: FakeRuntime, plan: bytes) -> object:
+        engine = deserialize(self, plan)
+        answer = engine.session.run
+        engine.session = type("Wrong", (), {"run": lambda self, names, given: [a // 2 for a in answer(names, given)]})()
+        return engine
 
-        def changed(plan: bytes) -> object:
-            engine = deserialize(plan)
-            answer = engine.session.run
-            engine.session = type(
-                "Wrong", (), {"run": lambda self, names, given: [a // 2 for a in answer(names, given)]}
-            )()
-            return engine
-
-        runtime.deserialize_cuda_engine = changed
-        return runtime
-
-    monkeypatch.setattr(machine.api, "Runtime", wrong)
+    monkeypatch.setattr(FakeRuntime, "deserialize_cuda_engine", wrong)
     with pytest.raises(EngineError, match="a golden case came out wrong"):
         load(tiny_pack, device="cuda")
+    assert not machine.device.alive
+
+
+@pytest.mark.parametrize("network", ["segmenter", "classifier"])
+def test_a_network_that_does_not_load_leaves_nothing_of_the_other(
+    on_cuda: Callable[..., Fake], tiny_pack: Path, monkeypatch: pytest.MonkeyPatch, network: str
+) -> None:
+    machine = on_cuda(name="tensorrt_rtx")
+    deserialize = FakeRuntime.deserialize_cuda_engine
+
+    def refusing(self: FakeRuntime, plan: bytes) -> object:
+        engine = deserialize(self, plan)
+        return engine if (len(engine.inputs) == 1) == (network == "classifier") else None
+
+    monkeypatch.setattr(FakeRuntime, "deserialize_cuda_engine", refusing)
+    with pytest.raises(EngineError, match="TensorRT refuses the plan"):
+        load(tiny_pack, device="cuda")
+    assert machine.device.freed
+    assert not machine.device.alive
+
+
+def test_a_graph_that_breaks_the_contract_leaves_nothing(on_cuda: Callable[..., Fake], tiny_pack: Path) -> None:
+    machine = on_cuda(name="tensorrt_rtx")
+    pack = load_pack(tiny_pack)
+    spec = replace(pack.manifest.segmenter, output="another")
+    with pytest.raises(EngineError, match="the graph's outputs are not what the manifest says"):
+        Segmenter(pack.graph_bytes("segmenter"), spec, device="cuda", precision="fp32").runtime(64, 160)
+    assert not machine.device.alive
+
+
+def test_kernels_that_cannot_be_asked_for_leave_nothing(
+    fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*given: object) -> None:
+        raise ZeroDivisionError
+
+    machine = fake(name="tensorrt_rtx")
+    monkeypatch.setattr(PlanCache, "store_blob", damaged)
+    with pytest.raises(ZeroDivisionError):
+        loaded(machine, plan_cache, tiny_pack)
+    assert not machine.device.alive
 
 
 def test_without_a_plan_cuda_is_an_error_with_the_command(on_cuda: Callable[..., Fake], tiny_pack: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -144,7 +145,7 @@ def test_a_capture_that_fails_is_ended_and_left_out(
     monkeypatch.setattr(StandInDevice, "capture", refusing)
     engine = toy_engine(machine)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "error", lambda what, otherwise: (machine.api.refuse.clear(), EngineError(what))[1])
+        patch.setattr(engine, "_error", lambda what, otherwise: (machine.api.refuse.clear(), EngineError(what))[1])
         runtime = CudaRuntime(engine, "fp32", DIMS)
     assert runtime.fallbacks[0].startswith("no CUDA graph: the run was refused")
     assert all(stream.recording is None for stream in machine.device.streams.values())
@@ -167,6 +168,7 @@ def test_every_refused_call_is_an_error(fake: Callable[..., Fake], toy_engine: M
     machine.api.refuse.add(call)
     with pytest.raises(EngineError, match=text) as caught:
         CudaRuntime(toy_engine(machine), "fp32", DIMS)
+    assert not machine.device.alive  # while the error, and with it the frames of the failed call, is still held
     assert "tensorrt 11.4.0.106, stand-in" in str(caught.value)
     assert "scanside build" in str(caught.value)
 
@@ -236,12 +238,10 @@ def test_no_room_for_one_item_is_one_error(fake: Callable[..., Fake], toy_engine
 def test_a_fault_at_any_call_leaves_nothing_behind(
     fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer, fault: type[EngineError]
 ) -> None:
-    pixels, engine = sections(6), toy_engine(fake(3))
+    pixels = sections(6)
 
     def use(machine: Fake) -> tuple[np.ndarray, tuple[str, ...]]:
-        engine.device = machine.device
-        engine.trt.api.device = machine.device
-        runtime = CudaRuntime(engine, "fp32", DIMS)
+        runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS)
         try:
             return run(runtime, pixels), runtime.fallbacks
         finally:
@@ -427,3 +427,87 @@ def test_a_plan_that_tensorrt_refuses_is_one_error(fake: Callable[..., Fake]) ->
     machine = fake()
     with pytest.raises(EngineError, match="TensorRT refuses the plan"):
         Engine(machine.trt, machine.device, b"other", where="toy fp32")
+    assert not machine.device.alive
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
+def test_closing_frees_contexts_then_the_engine_then_the_runtime(
+    fake: Callable[..., Fake], toy_engine: Make, name: str
+) -> None:
+    machine = fake(name=name)
+    engine = toy_engine(machine)
+    runtime = CudaRuntime(engine, "fp32", DIMS)
+    gc.disable()
+    try:
+        runtime.close()
+        assert machine.device.freed == ["context", "context", "engine", "runtime"]
+        assert not machine.device.alive
+    finally:
+        gc.enable()
+    assert not engine.share()
+
+
+def test_an_engine_stays_for_the_sizes_that_still_run(
+    fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer
+) -> None:
+    machine = fake()
+    engine = toy_engine(machine)
+    one = CudaRuntime(engine, "fp32", DIMS)
+    assert engine.share()
+    other = CudaRuntime(engine, "fp32", {"height": 20, "width": 12})
+    one.close()
+    one.close()
+    assert machine.device.freed == ["context"] * 2
+    pixels = sections(2, height=20, width=12)
+    assert np.array_equal(run(other, pixels), toy_answer(pixels))
+    other.close()
+    assert machine.device.freed == [*["context"] * 4, "engine", "runtime"]
+    assert not machine.device.alive
+
+
+def test_an_unknown_type_of_tensor_frees_the_engine(
+    fake: Callable[..., Fake], toy_engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = fake()
+    monkeypatch.setattr(type(machine.trt), "numpy_types", {})
+    with pytest.raises(EngineError, match="a tensor of a type the engine does not know"):
+        toy_engine(machine)
+    assert not machine.device.alive
+
+
+def test_runs_for_which_tensorrt_finds_no_room_are_made_smaller(
+    fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer
+) -> None:
+    machine = fake()
+    machine.api.largest_batch = 2
+    runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS)
+    assert runtime.fallbacks == ("batch 2 instead of 4: the GPU has no more room",)
+    pixels = sections(7)
+    assert np.array_equal(run(runtime, pixels), toy_answer(pixels))
+    runtime.close()
+    assert not machine.device.alive
+
+
+def test_contexts_for_which_tensorrt_finds_no_room_are_one_error(fake: Callable[..., Fake], toy_engine: Make) -> None:
+    machine = fake()
+    machine.api.most_contexts = 1
+    with pytest.raises(EngineError, match="the GPU has no room for a single batch") as caught:
+        CudaRuntime(toy_engine(machine), "fp32", DIMS)
+    assert machine.api.contexts == 3  # one of two, for batches of 4, 2 and 1
+    assert "OutOfMemory" in str(caught.value)
+    assert "scanside build" not in str(caught.value)
+    assert not machine.device.alive
+
+
+def test_a_refusal_after_one_for_memory_is_no_lack_of_memory(fake: Callable[..., Fake], toy_engine: Make) -> None:
+    """What was logged for the larger batch says nothing of the smaller one."""
+    close = Worker.close
+    machine = fake()
+    machine.api.largest_batch = 2
+    engine = toy_engine(machine)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "close", lambda self: (close(self), machine.api.refuse.add("set_input_shape"))[0])
+        with pytest.raises(EngineError, match="the shape of pixels is refused") as caught:
+            CudaRuntime(engine, "fp32", DIMS)
+    assert not isinstance(caught.value, OutOfDeviceMemory)
+    assert not machine.device.alive
