@@ -80,11 +80,8 @@ def load_tensorrt(
 
 
 def _usable(cache: PlanCache, key: PlanKey) -> StoredPlan | None:
-    """The plan of `key`, or the last used one built for other shapes (`--batch`, `--workspace`)."""
-    exact = cache.find(key)
-    if exact is not None:
-        return exact
-    return next((plan for plan in cache.plans() if key.fields_apart(plan.key) == ("options",)), None)
+    """The plan of `key`, or the last used one built with another `--batch` or `--workspace`."""
+    return cache.find(key) or next((plan for plan in cache.plans() if plan.key.serves(key)), None)
 
 
 def _built(

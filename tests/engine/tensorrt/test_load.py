@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from scanside.engine.predictor import load
 from scanside.engine.tensorrt.cache import PlanCache
 from scanside.engine.tensorrt.load import load_tensorrt
 from scanside.engine.tensorrt.plans import ensure_plan, key_of, options_of, target_of
-from scanside.engine.tensorrt.profiles import Batch
+from scanside.engine.tensorrt.profiles import Batch, standard_windows
 from scanside.errors import Cancelled, EngineError, NotBuiltError, ParityError
 from scanside.pack import load_pack
 from scanside.study import analyze_volume_to_folder
@@ -35,12 +36,20 @@ if TYPE_CHECKING:
 DIMS = {"height": 64, "width": 160}
 
 
-def built(machine: Fake, cache: PlanCache, pack: Path, *, driver: str = "13.0", batch: Batch | None = None) -> None:
+def built(
+    machine: Fake,
+    cache: PlanCache,
+    pack: Path,
+    *,
+    driver: str = "13.0",
+    batch: Batch | None = None,
+    workspace_mb: int | None = None,
+) -> None:
     """The plans of both networks of `pack`, as `scanside build` makes them."""
     opened = load_pack(pack)
     for network in ("segmenter", "classifier"):
         target = target_of(machine.trt, (8, 6), driver)
-        options = options_of(getattr(opened.manifest, network), batch)
+        options = options_of(getattr(opened.manifest, network), batch, workspace_mb)
         graph = opened.graph_bytes(network)
         key = key_of(machine.trt, target, network, "fp32", graph, options)
         ensure_plan(machine.trt, cache, key, graph, options, target)
@@ -112,6 +121,51 @@ def test_a_plan_built_for_other_batches_is_used(
     machine = fake()
     built(machine, plan_cache, tiny_pack, batch=Batch(1, 2, 2))
     assert loaded(machine, plan_cache, tiny_pack).batch == 2
+
+
+def test_a_plan_built_with_less_scratch_memory_is_used(
+    fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path
+) -> None:
+    machine = fake()
+    built(machine, plan_cache, tiny_pack, workspace_mb=64)
+    assert loaded(machine, plan_cache, tiny_pack).fallbacks == ()
+
+
+@contextmanager
+def before_windows() -> Iterator[None]:
+    """Plans are built as they were before `confirm` had profiles of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scanside.engine.tensorrt.profiles.standard_windows", lambda spec: ())
+        yield
+
+
+def test_a_plan_without_profiles_for_windows_is_not_taken(
+    fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path
+) -> None:
+    machine = fake()
+    with before_windows():
+        built(machine, plan_cache, tiny_pack)
+    with pytest.raises(EngineError, match="no plan of the segmenter fits here") as caught:
+        loaded(machine, plan_cache, tiny_pack)
+    needed, there = str(caught.value).split(" (there: ")
+    spec = load_pack(tiny_pack).manifest.segmenter
+    assert standard_windows(spec)
+    for height, width in standard_windows(spec):
+        assert f"x 1 x {height} x {width}" in needed
+        assert f"x 1 x {height} x {width}" not in there
+    assert "`scanside build [PACK] --target current --precision fp32`" in there
+    built(machine, plan_cache, tiny_pack)
+    assert loaded(machine, plan_cache, tiny_pack).fallbacks == ()
+
+
+def test_rtx_builds_a_plan_that_lacks_windows_again(
+    fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path
+) -> None:
+    machine = fake(name="tensorrt_rtx")
+    with before_windows():
+        loaded(machine, plan_cache, tiny_pack).close()
+    (remark,) = loaded(machine, plan_cache, tiny_pack).fallbacks
+    assert "the one there differs in options 1:" in remark
 
 
 def test_one_engine_serves_all_sizes(fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path) -> None:
