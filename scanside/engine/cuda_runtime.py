@@ -12,9 +12,16 @@ from scanside.engine.cuda_worker import Network, Tensors, Worker
 from scanside.engine.runtime import Input, Pending, Runtime, TensorSpec, require_tensors
 from scanside.engine.tensorrt.profiles import Shape
 from scanside.errors import EngineError
+from scanside.pack import ClassifierSpec, SegmenterSpec
 
 WORKERS = 2
 SLOTS = 2
+
+
+def in_flight_of(spec: SegmenterSpec | ClassifierSpec) -> dict[str, int]:
+    """Workers and slots of a network: sections are kept under way, triplets come one batch at a time."""
+    many = isinstance(spec, SegmenterSpec)
+    return {"workers": WORKERS if many else 1, "slots": SLOTS if many else 1}
 
 
 class CudaRuntime(Runtime):

@@ -268,6 +268,8 @@ class Worker:
         dtypes = {spec.name: spec.dtype for spec in (*self._network.inputs, *self._network.outputs)}
         slot = _Slot({}, {}, own(device.event()), own(device.event()), own(device.event()))
         for name, shape in sizes.items():
+            # Inputs too, though sections are made on the device: trial runs, golden cases and black sections come from
+            # here, and memory pinned later would be pinned in the middle of an exam.
             slot.host[name] = self._owned.pinned(shape, dtypes[name])
             slot.host[name][...] = 0
             slot.device[name] = own(device.allocate(slot.host[name].nbytes))

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Mapping
 
 from scanside.engine.cuda import Device, shared_device
-from scanside.engine.cuda_runtime import CudaRuntime
+from scanside.engine.cuda_runtime import CudaRuntime, in_flight_of
 from scanside.engine.tensorrt.cache import KERNELS_SUFFIX, PlanCache
 from scanside.engine.tensorrt.module import TensorRt, require
 from scanside.engine.tensorrt.plan import BuildOptions, PlanKey, StoredPlan
@@ -68,7 +68,7 @@ def load_tensorrt(
         if plan is None:
             plan = require_plan(cache, key)
         engine = _opened(trt, device, cache, plan)
-    runtime = CudaRuntime(engine, precision, dims, remarks=remarks)
+    runtime = CudaRuntime(engine, precision, dims, remarks=remarks, **in_flight_of(spec))
     try:
         engine.keep_runtime_cache(lambda content: cache.store_blob(_runtime_cache_file(plan), content))
     except OutputError as error:

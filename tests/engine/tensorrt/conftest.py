@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from scanside.engine.cuda_runtime import CudaRuntime
+from scanside.engine.cuda_runtime import CudaRuntime, in_flight_of
 from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.tensorrt.cache import PlanCache
 from scanside.engine.tensorrt.module import TensorRt, installed
@@ -410,7 +410,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, tiny_pack: Path) -> Callable[[Fake],
             if graph not in engines or not engines[graph].share():
                 plan = fake_plan(graph, [profile.to_json() for profile in options_of(spec).profiles])
                 engines[graph] = Engine(fake.trt, fake.device, plan, where=how["name"])
-            return CudaRuntime(engines[graph], "fp32", dims or {})
+            return CudaRuntime(engines[graph], "fp32", dims or {}, **in_flight_of(spec))
 
         monkeypatch.setattr("scanside.engine.networks.load_runtime", load)
         pack = load_pack(tiny_pack)

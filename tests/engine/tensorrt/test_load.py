@@ -17,7 +17,7 @@ from scanside.engine import onnxruntime as ort
 from scanside.engine.capabilities import capabilities
 from scanside.engine.cuda_runtime import CudaRuntime
 from scanside.engine.flow import Progress
-from scanside.engine.networks import Segmenter
+from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.onnxruntime import CUDA, choose
 from scanside.engine.predictor import load
 from scanside.engine.tensorrt.cache import PlanCache
@@ -166,6 +166,17 @@ def test_rtx_builds_a_plan_that_lacks_windows_again(
         loaded(machine, plan_cache, tiny_pack).close()
     (remark,) = loaded(machine, plan_cache, tiny_pack).fallbacks
     assert "the one there differs in options 1:" in remark
+
+
+def test_a_classifier_has_room_for_the_one_batch_that_is_under_way(
+    on_cuda: Callable[..., Fake], tiny_pack: Path
+) -> None:
+    machine = on_cuda(name="tensorrt_rtx")
+    pack = load_pack(tiny_pack)
+    classifier = Classifier(pack.graph_bytes("classifier"), pack.manifest.classifier, device="cuda", precision="fp32")
+    assert classifier.runtime.in_flight == 1
+    assert machine.device.alive["context"] == 1
+    classifier.close()
 
 
 def test_one_engine_serves_all_sizes(fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path) -> None:

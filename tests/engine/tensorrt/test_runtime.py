@@ -64,8 +64,9 @@ def test_slots_are_used_again_and_never_early(
         assert np.array_equal(answer, toy_answer(batch))
 
 
-def test_many_threads_share_it(fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer) -> None:
-    runtime = CudaRuntime(toy_engine(fake(5)), "fp32", DIMS)
+@pytest.mark.parametrize("each", [1, 2])
+def test_many_threads_share_it(fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer, each: int) -> None:
+    runtime = CudaRuntime(toy_engine(fake(5)), "fp32", DIMS, workers=each, slots=each)
     wrong: list[int] = []
 
     def work(k: int) -> None:
