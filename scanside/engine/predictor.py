@@ -327,8 +327,7 @@ class Predictor:
         outputs = {name: np.empty(answer.shape, answer.dtype) for name, answer in case.outputs.items()}
         inputs = {name: np.ascontiguousarray(array) for name, array in case.inputs.items()}
         if case.network == "segmenter":
-            height, width = next(iter(inputs.values())).shape[2:]
-            self.segmenter.runtime(height, width).run(inputs, outputs)
+            self.segmenter.run(*inputs.values(), *outputs.values())
         else:
             self.classifier.runtime.run(inputs, outputs)
         result = judge_golden(case, outputs)
