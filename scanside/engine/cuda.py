@@ -1,8 +1,8 @@
 """The CUDA layer: one GPU's streams, events, pinned and device memory, and graphs. The only module that uses PyCUDA.
 
-The protocols say what the engine needs of a GPU; `open_device` gives the real one, and `cuda_stand_in` one in ordinary
-memory for tests. Only the device's primary context is used, the one that TensorRT and every other library share, and
-every thread makes it current for the length of its work. PyCUDA gives the context and memory; it knows neither the
+The protocols say what the engine needs of a GPU; `open_device` gives the real one, the tests have one in ordinary
+memory. Only the device's primary context is used, the one that TensorRT and every other library share, and every
+thread makes it current for the length of its work. PyCUDA gives the context and memory; it knows neither the
 priority of a stream nor graph capture, so what happens in streams goes to the driver, in one place.
 """
 
@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import ctypes
 import functools
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +25,8 @@ from scanside.errors import EngineError
 
 _STREAM_NON_BLOCKING = 1
 _CAPTURE_THREAD_LOCAL = 1
+_EVENT_BLOCKING_SYNC = 1
+"""Whoever waits sleeps. By default the driver may spin, on a core that decoding and linking want."""
 _EVENT_NO_TIMING = 2
 _OUT_OF_MEMORY = 2
 
@@ -32,6 +35,15 @@ Argument = ctypes.c_void_p | ctypes.c_int | ctypes.c_longlong
 
 class OutOfDeviceMemory(EngineError):  # noqa: N818 - named as the driver names it
     """The GPU has no room for an allocation (exit code 4)."""
+
+
+NO_ROOM_REMEDY = "close other programs on the GPU, or build with a smaller --batch"
+_SAYS_NO_ROOM = re.compile("out.?of.?memory|failed to allocate memory|alloc_failed", re.IGNORECASE)
+
+
+def says_no_room(found: str) -> bool:
+    """Whether these are the words of a library that found no room on the GPU."""
+    return _SAYS_NO_ROOM.search(found) is not None
 
 
 class Buffer(Protocol):
@@ -380,7 +392,7 @@ class _DriverStream:
 class _DriverEvent:
     def __init__(self) -> None:
         self.raw: ctypes.c_void_p | None = ctypes.c_void_p()
-        create, flags = _libcuda().cuEventCreate, ctypes.c_uint(_EVENT_NO_TIMING)
+        create, flags = _libcuda().cuEventCreate, ctypes.c_uint(_EVENT_BLOCKING_SYNC | _EVENT_NO_TIMING)
         _call("an event cannot be made", create, ctypes.byref(self.raw), flags)
 
     def free(self) -> None:
@@ -458,9 +470,7 @@ _REMEDY = "check the GPU with `scanside doctor`, or run with device cpu"
 
 
 def _no_room(what: str, found: str) -> OutOfDeviceMemory:
-    return OutOfDeviceMemory(
-        what, found=found, remedy="close other programs on the GPU, or build with a smaller --batch"
-    )
+    return OutOfDeviceMemory(what, found=found, remedy=NO_ROOM_REMEDY)
 
 
 @contextlib.contextmanager

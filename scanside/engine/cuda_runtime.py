@@ -5,15 +5,23 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 from scanside.engine.cuda import Device, OutOfDeviceMemory
 from scanside.engine.cuda_worker import Network, Tensors, Worker
 from scanside.engine.runtime import Input, Pending, Runtime, TensorSpec, require_tensors
 from scanside.engine.tensorrt.profiles import Shape
 from scanside.errors import EngineError
+from scanside.pack import ClassifierSpec, SegmenterSpec
 
 WORKERS = 2
 SLOTS = 2
+
+
+def in_flight_of(spec: SegmenterSpec | ClassifierSpec) -> dict[str, int]:
+    """Workers and slots of a network: sections are kept under way, triplets come one batch at a time."""
+    many = isinstance(spec, SegmenterSpec)
+    return {"workers": WORKERS if many else 1, "slots": SLOTS if many else 1}
 
 
 class CudaRuntime(Runtime):
@@ -22,6 +30,7 @@ class CudaRuntime(Runtime):
     Parameters
     ----------
     network : Network
+        It is closed with the runtime, and also if that cannot be made.
     precision : str
         What its graph computes in.
     dims : mapping
@@ -50,11 +59,16 @@ class CudaRuntime(Runtime):
         self._network = network
         self._precision = precision
         self._in_flight = workers * slots
-        self._sizes = {spec.name: _sized(spec, tuple(dims.values()), network.where) for spec in network.inputs}
-        self._profile = network.profile_for(self._sizes)
-        self._workers, self.batch, found = self._made(workers, slots)
-        self._turn = itertools.cycle(self._workers)
         self._lock = threading.Lock()
+        with ExitStack() as held:
+            held.callback(network.close)
+            self._sizes = {spec.name: _sized(spec, tuple(dims.values()), network.where) for spec in network.inputs}
+            self._profile = network.profile_for(self._sizes)
+            self._workers, self.batch, found = self._made(workers, slots)
+            for worker in self._workers:
+                held.callback(worker.close)
+            self._held = held.pop_all()
+        self._turn = itertools.cycle(self._workers)
         most = network.profiles[self._profile].most
         if self.batch < most:
             found.append(f"batch {self.batch} instead of {most}: the GPU has no more room")
@@ -71,6 +85,11 @@ class CudaRuntime(Runtime):
     @property
     def in_flight(self) -> int:
         return self._in_flight
+
+    @property
+    def uses_graphs(self) -> bool:
+        """Whether its runs replay CUDA graphs."""
+        return all(worker.uses_graphs for worker in self._workers)
 
     @property
     def gpu(self) -> Device:
@@ -94,16 +113,14 @@ class CudaRuntime(Runtime):
     def submit(self, inputs: Mapping[str, Input], outputs: Tensors) -> Pending:
         require_tensors(self._network.where, self.inputs, inputs, self.outputs, outputs)
         with self._lock:
-            worker = next(self._turn, None)
-        if worker is None:
-            raise EngineError("the runtime is closed", where=self._network.where)
+            worker = next(self._turn)
         return worker.submit(inputs, outputs)
 
     def close(self) -> None:
+        """Free it. Runs that were started still get their answers."""
         with self._lock:
-            workers, self._workers, self._turn = self._workers, [], itertools.cycle([])
-        for worker in workers:
-            worker.close()
+            held = self._held.pop_all()
+        held.close()
 
     def _made(self, workers: int, slots: int) -> tuple[list[Worker], int, list[str]]:
         """The workers, warm, and their remarks.

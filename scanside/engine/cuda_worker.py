@@ -44,6 +44,9 @@ class Program(Protocol):
     def refusal(self) -> str:
         """Why its runs cannot be captured in a CUDA graph; empty if they can."""
 
+    def free(self) -> None:
+        """Give back what it holds on the GPU, at once. Safe to call twice."""
+
 
 class Network(Protocol):
     """A network on a GPU, of which programs are made."""
@@ -85,6 +88,9 @@ class Network(Protocol):
         EngineError
             The runtime refuses a step.
         """
+
+    def close(self) -> None:
+        """Whoever has it needs it no more; its programs are freed. What all share goes with the last one."""
 
 
 @dataclass
@@ -180,11 +186,13 @@ class Worker:
         Raises
         ------
         EngineError
-            A call of CUDA or of the runtime failed.
+            It is closed, or a call of CUDA or of the runtime failed.
         """
         job = Job(self)
         total = len(next(iter(inputs.values())))
         with self._lock, self._device.active():
+            if self._program is None:
+                raise EngineError("the runtime is closed", where=self._network.where)
             for first in range(0, total, self.batch):
                 slot = self._slots[self._next]
                 self._next = (self._next + 1) % len(self._slots)
@@ -245,10 +253,12 @@ class Worker:
         return ""
 
     def close(self) -> None:
-        """Wait for what runs and free everything. Safe to call twice."""
+        """Hand out the answers of what runs, then free everything. Safe to call twice."""
         with self._lock, self._device.active():
             self._settle()
             self._forget_graphs()
+            if self._program is not None:
+                self._program.free()
             self._slots, self._streams, self._program = [], [], None
             self._owned.free()
 
@@ -258,6 +268,8 @@ class Worker:
         dtypes = {spec.name: spec.dtype for spec in (*self._network.inputs, *self._network.outputs)}
         slot = _Slot({}, {}, own(device.event()), own(device.event()), own(device.event()))
         for name, shape in sizes.items():
+            # Inputs too, though sections are made on the device: trial runs, golden cases and black sections come from
+            # here, and memory pinned later would be pinned in the middle of an exam.
             slot.host[name] = self._owned.pinned(shape, dtypes[name])
             slot.host[name][...] = 0
             slot.device[name] = own(device.allocate(slot.host[name].nbytes))

@@ -14,6 +14,7 @@ from scanside.engine.device_volume import DeviceVolumes
 from scanside.engine.onnxruntime import load_runtime
 from scanside.engine.runtime import Input, Pending, Runtime
 from scanside.engine.sections import HostVolume, Source, padded_shape
+from scanside.engine.sessions import Sessions
 from scanside.engine.triplets import CropRule
 from scanside.errors import EngineError, PackError
 from scanside.exam.planes import Plane, SectionGrid
@@ -39,16 +40,15 @@ class Segmenter:
         self.planes = tuple(plane for plane in Plane if plane.value in spec.planes)
         self._graph = graph
         self._how = how
-        self._sessions: dict[tuple[int, int], Runtime] = {}
+        self._sessions = Sessions(self._session)
         self._blank: dict[tuple[int, int], NDArray[np.uint8]] = {}
         self._volumes: DeviceVolumes | None = None
         self._lock = threading.Lock()
 
     @property
     def runtimes(self) -> tuple[Runtime, ...]:
-        """The sessions made so far."""
-        with self._lock:
-            return tuple(self._sessions.values())
+        """The sessions that are there (see `Sessions`)."""
+        return self._sessions.all
 
     def runtime(self, height: int, width: int) -> Runtime:
         """The session for sections of this size, made at the first call.
@@ -58,14 +58,7 @@ class Segmenter:
         EngineError
             The graph does not load, or breaks the graph contract.
         """
-        with self._lock:
-            session = self._sessions.get((height, width))
-            if session is None:
-                dims = {"height": height, "width": width}
-                session = load_runtime(self._graph, dims=dims, name=self.spec.graph, spec=self.spec, **self._how)
-                _obey(session, self.spec.graph, {self.spec.input: np.uint8}, {self.spec.output: np.uint8})
-                self._sessions[height, width] = session
-            return session
+        return self._sessions.get(height, width)
 
     def run(self, pixels: NDArray[np.uint8], probability: NDArray[np.uint8]) -> None:
         """Probabilities of `pixels` into `probability`, both uint8 [n, 1, height, width].
@@ -116,8 +109,9 @@ class Segmenter:
 
     def submit(self, pixels: Input, probability: NDArray[np.uint8]) -> Pending:
         """Start what `run` does; see `Runtime.submit`."""
-        session = self.runtime(*pixels.shape[-2:])
-        return session.submit({self.spec.input: pixels}, {self.spec.output: probability})
+        height, width = pixels.shape[-2:]
+        inputs, outputs = {self.spec.input: pixels}, {self.spec.output: probability}
+        return self._sessions.run(height, width, lambda session: session.submit(inputs, outputs))
 
     def close(self) -> None:
         """Free all sessions."""
@@ -125,9 +119,13 @@ class Segmenter:
             if self._volumes is not None:
                 self._volumes.close()
                 self._volumes = None
-            for session in self._sessions.values():
-                session.close()
-            self._sessions.clear()
+        self._sessions.close()
+
+    def _session(self, height: int, width: int) -> Runtime:
+        dims = {"height": height, "width": width}
+        session = load_runtime(self._graph, dims=dims, name=self.spec.graph, spec=self.spec, **self._how)
+        _obey(session, self.spec.graph, {self.spec.input: np.uint8}, {self.spec.output: np.uint8})
+        return session
 
 
 class Classifier:
@@ -226,9 +224,11 @@ def require_heatmaps(spec: ClassifierSpec) -> None:
 
 
 def _obey(session: Runtime, graph: str, inputs: Mapping[str, type], outputs: Mapping[str, type]) -> None:
+    """Raise unless the session has these tensors; it is closed then."""
     for kind, specs, wanted in (("inputs", session.inputs, inputs), ("outputs", session.outputs, outputs)):
         found = {spec.name: spec.dtype for spec in specs}
         if found != {name: np.dtype(dtype) for name, dtype in wanted.items()}:
+            session.close()
             raise EngineError(
                 f"the graph's {kind} are not what the manifest says",
                 where=graph,

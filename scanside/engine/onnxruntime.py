@@ -221,7 +221,7 @@ def _load_on_cuda(
 ) -> Runtime:
     """On the buffers and streams of `engine.cuda`; where those cannot be had, with ONNX Runtime's own copies."""
     from scanside.engine.cuda import shared_device
-    from scanside.engine.cuda_runtime import CudaRuntime
+    from scanside.engine.cuda_runtime import CudaRuntime, in_flight_of
     from scanside.engine.onnxruntime_cuda import CudaGraph
 
     try:
@@ -230,7 +230,8 @@ def _load_on_cuda(
         remark = f"no streaming: {error.found or error.what}"
         return OnnxRuntime(graph, replace(choice, fallbacks=(*choice.fallbacks, remark)), dims, 1, name)
     network = CudaGraph(graph, spec, dims, device, name)
-    return CudaRuntime(network, choice.precision, {}, remarks=choice.fallbacks)  # it is of one size already
+    # It is of one size already.
+    return CudaRuntime(network, choice.precision, {}, remarks=choice.fallbacks, **in_flight_of(spec))
 
 
 class OnnxRuntime(Runtime):

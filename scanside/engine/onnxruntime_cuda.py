@@ -6,11 +6,10 @@ memory once, so a run copies nothing and, after the first ones, allocates nothin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scanside.engine.cuda import Buffer, Device, OutOfDeviceMemory, Stream
+from scanside.engine.cuda import Buffer, Device, OutOfDeviceMemory, Stream, says_no_room
 from scanside.engine.onnxruntime import CUDA, Choice, message_of, require_cuda, session_options, tensor_spec
 from scanside.engine.runtime import TensorSpec
 from scanside.engine.tensorrt.profiles import Profile, Shape, classifier_profiles, segmenter_profile
@@ -18,7 +17,6 @@ from scanside.errors import EngineError
 from scanside.pack import ClassifierSpec, SegmenterSpec
 
 _CHOICE = Choice(CUDA, "fp32", "streams on a GPU")
-_NO_ROOM = re.compile("out of memory|failed to allocate memory", re.IGNORECASE)
 
 
 class CudaGraph:
@@ -88,6 +86,9 @@ class CudaGraph:
         require_cuda(session, self.where)
         return BoundSession(self, session, self._api, shapes)
 
+    def close(self) -> None:
+        """Its programs hold what lies on the GPU."""
+
     def _session(self, options: Any, providers: Mapping[str, Any]) -> Any:
         try:
             return self._api.InferenceSession(self._graph, options, **providers)
@@ -106,7 +107,9 @@ class BoundSession:
     memory = 0
 
     def __init__(self, network: CudaGraph, session: Any, onnxruntime: Any, shapes: Mapping[str, Shape]) -> None:
-        self._network, self._session, self._inputs = network, session, shapes
+        self._network, self._inputs = network, shapes
+        self._session: Any = session
+        self._bindings: list[Any] = []
         self._batch = next(iter(shapes.values()))[0]
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -127,7 +130,9 @@ class BoundSession:
         return (self._batch, *fixed)
 
     def bind(self, buffers: Mapping[str, Buffer]) -> Callable[[], None]:
-        binding, where = self._session.io_binding(), self._network.where
+        number, where = len(self._bindings), self._network.where
+        binding = self._session.io_binding()
+        self._bindings.append(binding)
         for spec in self._network.inputs:
             shape, address = self._inputs[spec.name], buffers[spec.name].address
             binding.bind_input(spec.name, "cuda", 0, spec.dtype.type, shape, address)
@@ -137,13 +142,17 @@ class BoundSession:
 
         def enqueue() -> None:
             try:
-                self._session.run_with_iobinding(binding, self._options)
+                self._session.run_with_iobinding(self._bindings[number], self._options)
             except Exception as error:  # ONNX Runtime's errors share no base class
                 found = message_of(error)
-                kind = OutOfDeviceMemory if _NO_ROOM.search(found) else EngineError
+                kind = OutOfDeviceMemory if says_no_room(found) else EngineError
                 raise kind("the graph failed", where=where, found=found) from error
 
         return enqueue
+
+    def free(self) -> None:
+        self._bindings.clear()
+        self._session = None
 
     def refusal(self) -> str:
         return "ONNX Runtime gives its kernels to the GPU one by one"

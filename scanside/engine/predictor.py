@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -19,7 +19,7 @@ from scanside.engine.choice import fastest_choice, load_network
 from scanside.engine.flow import Progress
 from scanside.engine.heap import return_freed_memory, share_arenas
 from scanside.engine.live import Session
-from scanside.engine.networks import require_heatmaps
+from scanside.engine.networks import Classifier, require_heatmaps
 from scanside.engine.parity import allowed
 from scanside.engine.pipeline import EXPLANATIONS, POLICIES, Findings, OnLesions, find_lesions
 from scanside.engine.runtime import Runtime, without_folders
@@ -98,7 +98,11 @@ def load(
     opened = pack if isinstance(pack, Pack) else load_pack(pack)
     _refuse_policy(policy, opened)
     predictor = Predictor(opened, device, precision, threads, allow_uncertified, policy, explain)
-    predictor.self_check()
+    try:
+        predictor.self_check()
+    except BaseException:
+        predictor.close()
+        raise
     return_freed_memory()
     return predictor
 
@@ -134,17 +138,15 @@ class Predictor:
             fastest_choice(pack, machine, each, device=device, threads=self.threads) for each in candidates
         )
         self._golden = tuple(golden_cases(pack))
-        with ThreadPoolExecutor(1) as beside:
+        with ThreadPoolExecutor(1) as beside, ExitStack() as loaded:
             loading = beside.submit(load_network, pack, "classifier", classifier, device=device, threads=self.threads)
-            try:
-                self.segmenter = load_network(pack, "segmenter", segmenter, device=device, threads=self.threads)
-                for height, width in _sizes(self._golden):  # the self-check needs their sessions, and exams too
-                    self.segmenter.runtime(height, width)
-            except BaseException:
-                with suppress(ScansideError):
-                    loading.result().close()
-                raise
+            loaded.callback(_close_loaded, loading)
+            self.segmenter = load_network(pack, "segmenter", segmenter, device=device, threads=self.threads)
+            loaded.callback(self.segmenter.close)
+            for height, width in _sizes(self._golden):  # the self-check needs their sessions, and exams too
+                self.segmenter.runtime(height, width)
             self.classifier = loading.result()
+            loaded.pop_all()
         self._chosen = {"segmenter": segmenter, "classifier": classifier}
         self._remarks = (*of_segmenter, *of_classifier)
 
@@ -326,8 +328,7 @@ class Predictor:
         outputs = {name: np.empty(answer.shape, answer.dtype) for name, answer in case.outputs.items()}
         inputs = {name: np.ascontiguousarray(array) for name, array in case.inputs.items()}
         if case.network == "segmenter":
-            height, width = next(iter(inputs.values())).shape[2:]
-            self.segmenter.runtime(height, width).run(inputs, outputs)
+            self.segmenter.run(*inputs.values(), *outputs.values())
         else:
             self.classifier.runtime.run(inputs, outputs)
         result = judge_golden(case, outputs)
@@ -366,6 +367,11 @@ class Predictor:
             mask=found.mask,
             trace=found.trace,
         )
+
+
+def _close_loaded(loading: Future[Classifier]) -> None:
+    with suppress(ScansideError):
+        loading.result().close()
 
 
 def _sizes(golden: Sequence[GoldenCase]) -> list[tuple[int, int]]:

@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import scanside.engine.kernels as kernels
-from scanside.engine.cuda_stand_in import StandInDevice
 from scanside.engine.device_volume import DeviceSections, DeviceVolume
 from scanside.engine.sections import Window, padded_shape
 from scanside.errors import EngineError
@@ -22,6 +21,7 @@ from scanside.exam.geometry import Geometry
 from scanside.exam.phantom.make import STANDARD_EXTENT_MM, STANDARD_SHAPE
 from scanside.exam.planes import Plane, SectionGrid
 from scanside.pack import load_pack
+from tests.engine.cuda_stand_in import StandInDevice
 
 SOURCE = Path(kernels.__file__).with_name("section_kernel.cu")
 

@@ -16,13 +16,13 @@ import pytest
 from scanside.engine import onnxruntime as providers
 from scanside.engine.capabilities import capabilities
 from scanside.engine.cuda_runtime import CudaRuntime
-from scanside.engine.cuda_stand_in import StandInDevice
 from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.onnxruntime import CUDA, OnnxRuntime, load_runtime
 from scanside.engine.onnxruntime_cuda import CudaGraph
 from scanside.engine.pipeline import find_lesions
 from scanside.errors import EngineError
 from scanside.pack import load_pack
+from tests.engine.cuda_stand_in import StandInDevice
 
 if TYPE_CHECKING:
     from tests.conftest import BlobVolume

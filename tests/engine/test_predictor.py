@@ -228,15 +228,17 @@ def test_golden_cases_prove_the_pack_and_catch_a_wrong_runtime(
 ) -> None:
     assert [result.network for result in predictor.self_check()] == ["segmenter", "classifier"]
     from scanside.engine.onnxruntime import OnnxRuntime
+    from scanside.engine.runtime import DONE, Done
 
-    real = OnnxRuntime.run
+    real = OnnxRuntime.submit
 
-    def off(self, inputs, outputs) -> None:
-        real(self, inputs, outputs)
+    def off(self, inputs, outputs) -> Done:
+        real(self, inputs, outputs).wait()
         for array in outputs.values():
             array += array.dtype.type(2 if array.dtype == np.uint8 else 0)
+        return DONE
 
-    monkeypatch.setattr(OnnxRuntime, "run", off)
+    monkeypatch.setattr(OnnxRuntime, "submit", off)
     with pytest.raises(EngineError, match=r"golden case came out wrong.*golden_segmenter|golden_segmenter.*wrong"):
         load(tiny_pack, device="cpu", threads=1)
 

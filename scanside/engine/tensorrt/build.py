@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from scanside.engine.tensorrt.module import TensorRt
@@ -59,6 +61,26 @@ def build_plan(
     Cancelled
         `cancel` was set.
     """
+    try:
+        return _built(trt, graph, options, target, where, timing, progress, cancel)
+    except BaseException as error:
+        # Frames would keep the builder for the collector (closures even when they are cleared: there are none here).
+        # TensorRT holds a lock while it logs, and takes it to free a builder: a collection that begins in a log line of
+        # the next build would wait for ever.
+        traceback.clear_frames(error.__traceback__)
+        raise
+
+
+def _built(
+    trt: TensorRt,
+    graph: bytes,
+    options: BuildOptions,
+    target: str,
+    where: str,
+    timing: bytes,
+    progress: Callable[[float], object],
+    cancel: threading.Event | None,
+) -> Built:
     log = Log()
     lines = logger(trt, log)
     try:
@@ -77,7 +99,7 @@ def build_plan(
     cache = _attach_timing(trt, config, timing)
     stop = threading.Event()
     config.progress_monitor = steps = monitor(trt, progress, stop)
-    plan = _run(lambda: builder.build_serialized_network(network.network, config), stop, cancel)
+    plan = _run(partial(builder.build_serialized_network, network.network, config), stop, cancel)
     del steps
     if plan is None:
         raise EngineError(
@@ -122,15 +144,9 @@ def _run(build: Callable[[], Any], stop: threading.Event, cancel: threading.Even
     failure: list[BaseException] = []
     ended = threading.Event()
 
-    def body() -> None:
-        try:
-            result.append(build())
-        except BaseException as error:  # raised in the caller's thread
-            failure.append(error)
-        finally:
-            ended.set()
-
-    thread = threading.Thread(target=body, name="scanside-tensorrt-build", daemon=True)
+    thread = threading.Thread(
+        target=_body, args=(build, result, failure, ended), name="scanside-tensorrt-build", daemon=True
+    )
     try:
         thread.start()
         while not ended.wait(_POLL_S):
@@ -148,6 +164,15 @@ def _run(build: Callable[[], Any], stop: threading.Event, cancel: threading.Even
     if stop.is_set() or (cancel is not None and cancel.is_set()):
         raise Cancelled("the build was stopped; nothing was written")
     return result[0]
+
+
+def _body(build: Callable[[], Any], result: list[Any], failure: list[BaseException], ended: threading.Event) -> None:
+    try:
+        result.append(build())
+    except BaseException as error:  # raised in the caller's thread
+        failure.append(error)
+    finally:
+        ended.set()
 
 
 def _record(seconds: float, network: Network, log: str) -> BuildRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,5 +79,5 @@ def _engine_layers(plan: StoredPlan, data: bytes) -> tuple[tuple[Any, ...], str]
     from scanside.engine.cuda import shared_device
     from scanside.engine.tensorrt.session import Engine
 
-    engine = Engine(trt, shared_device(), data, where=plan.path.name)
-    return tuple(json.loads(engine.information()).get("Layers", ())), ""
+    with closing(Engine(trt, shared_device(), data, where=plan.path.name)) as engine:
+        return tuple(json.loads(engine.information()).get("Layers", ())), ""

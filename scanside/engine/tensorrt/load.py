@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Mapping
 
 from scanside.engine.cuda import Device, shared_device
-from scanside.engine.cuda_runtime import CudaRuntime
+from scanside.engine.cuda_runtime import CudaRuntime, in_flight_of
 from scanside.engine.tensorrt.cache import KERNELS_SUFFIX, PlanCache
 from scanside.engine.tensorrt.module import TensorRt, require
 from scanside.engine.tensorrt.plan import BuildOptions, PlanKey, StoredPlan
@@ -68,20 +68,20 @@ def load_tensorrt(
         if plan is None:
             plan = require_plan(cache, key)
         engine = _opened(trt, device, cache, plan)
-    runtime = CudaRuntime(engine, precision, dims, remarks=remarks)
+    runtime = CudaRuntime(engine, precision, dims, remarks=remarks, **in_flight_of(spec))
     try:
         engine.keep_runtime_cache(lambda content: cache.store_blob(_runtime_cache_file(plan), content))
     except OutputError as error:
         runtime.fallbacks += (f"compiled kernels are not kept: {error.found or error.what}",)
+    except BaseException:
+        runtime.close()
+        raise
     return runtime
 
 
 def _usable(cache: PlanCache, key: PlanKey) -> StoredPlan | None:
-    """The plan of `key`, or the last used one built for other shapes (`--batch`, `--workspace`)."""
-    exact = cache.find(key)
-    if exact is not None:
-        return exact
-    return next((plan for plan in cache.plans() if key.fields_apart(plan.key) == ("options",)), None)
+    """The plan of `key`, or the last used one built with another `--batch` or `--workspace`."""
+    return cache.find(key) or next((plan for plan in cache.plans() if plan.key.serves(key)), None)
 
 
 def _built(
@@ -96,7 +96,7 @@ def _built(
 
 def _opened(trt: TensorRt, device: Device, cache: PlanCache, plan: StoredPlan) -> Engine:
     engine = _engines.get(plan.sha256)
-    if engine is None or engine.device is not device:
+    if engine is None or engine.device is not device or not engine.share():
         data = cache.read(plan)
         kernels = cache.blob(_runtime_cache_file(plan)) if trt.has_runtime_cache else b""
         where = f"{plan.key.network} {plan.key.precision}"

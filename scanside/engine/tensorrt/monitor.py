@@ -24,7 +24,7 @@ class Log:
 
     def last_errors(self, count: int = 2) -> str:
         """The last lines that say an error, or the empty string."""
-        errors = [line.split(" ", 1)[1] for line in self.lines if line.startswith(("ERROR", "INTERNAL_ERROR"))]
+        errors = [line.split(" ", 1)[1] for line in tuple(self.lines) if line.startswith(("ERROR", "INTERNAL_ERROR"))]
         return "; ".join(error[:300] for error in errors[-count:])
 
 

@@ -64,13 +64,17 @@ class PlanKey:
     def differences(self, found: PlanKey) -> tuple[str, ...]:
         """One line for each field that differs, this key's value as the expected one."""
         return tuple(
-            f"{name} {_short(getattr(self, name))} (there: {_short(getattr(found, name))})"
+            f"{name} {_told(name, getattr(self, name))} (there: {_told(name, getattr(found, name))})"
             for name in self.fields_apart(found)
         )
 
     def fields_apart(self, found: PlanKey) -> tuple[str, ...]:
         """The names of the fields that differ."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name) != getattr(found, field.name))
+
+    def serves(self, wanted: PlanKey) -> bool:
+        """Whether this plan runs what `wanted` is for: only batches and scratch memory may differ."""
+        return wanted.fields_apart(self) in ((), ("options",)) and _sizes(self.options) == _sizes(wanted.options)
 
 
 def plan_key(
@@ -163,5 +167,24 @@ class StoredPlan:
         return cls(PlanKey(**key), BuildRecord(**build), folder / plan["file"], int(plan["bytes"]), str(plan["sha256"]))
 
 
-def _short(value: str) -> str:
+def _sizes(options: str) -> list[dict[str, list[list[int]]]]:
+    """What the profiles of `BuildOptions` in JSON take, the batch axis aside."""
+    return [
+        {name: [shape[1:] for shape in shapes] for name, shapes in profile.items()}
+        for profile in json.loads(options)["profiles"]
+    ]
+
+
+def _told(name: str, value: str) -> str:
+    if name == "options":
+        options = json.loads(value)
+        limit = [] if options["workspace_mb"] is None else [f"workspace {options['workspace_mb']} MiB"]
+        return ", ".join([*map(_profile_told, options["profiles"]), *limit])
     return value if len(value) <= 32 else f"#{hashlib.sha256(value.encode()).hexdigest()[:12]}"
+
+
+def _profile_told(profile: Mapping[str, list[list[int]]]) -> str:
+    """Sizes an axis, smallest to largest: "1:8 x 1 x 96 x 256"."""
+    inputs = (zip(*shapes, strict=True) for shapes in profile.values())
+    texts = (" x ".join(":".join(map(str, dict.fromkeys(axis))) for axis in axes) for axes in inputs)
+    return " and ".join(dict.fromkeys(texts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from scanside.engine.cuda_runtime import CudaRuntime
-from scanside.engine.cuda_stand_in import StandInDevice
+from scanside.engine.cuda_runtime import CudaRuntime, in_flight_of
 from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.tensorrt.cache import PlanCache
 from scanside.engine.tensorrt.module import TensorRt, installed
@@ -24,6 +24,7 @@ from scanside.engine.tensorrt.plans import options_of
 from scanside.engine.tensorrt.profiles import Profile
 from scanside.engine.tensorrt.session import Engine
 from scanside.pack import load_pack
+from tests.engine.cuda_stand_in import StandInDevice
 
 
 class Enum(enum.IntEnum):
@@ -48,7 +49,8 @@ NUMPY = {DataType.UINT8: np.dtype(np.uint8), DataType.FLOAT: np.dtype(np.float32
 
 class FakeTensorRt:
     """The part of the TensorRT 11 API that is used. `refuse` names calls that answer False, `broken_graphs` makes a
-    replayed graph add one to its answer, `fault` makes the work itself fail on the device.
+    replayed graph add one to its answer, `fault` makes the work itself fail on the device. TensorRT itself finds room
+    for `most_contexts` contexts, and for runs of `largest_batch`.
     """
 
     __version__ = "11.4.0.106"
@@ -73,18 +75,18 @@ class FakeTensorRt:
         self.refuse: set[str] = set()
         self.broken_graphs = False
         self.fault = False
+        self.most_contexts = self.largest_batch = 1000
         self.timing_given: list[bytes] = []
         self.contexts = 0
+        self.builders: weakref.WeakSet[FakeBuilder] = weakref.WeakSet()
 
-    def Runtime(self, logger: Any) -> Any:  # noqa: N802
-        return SimpleNamespace(
-            deserialize_cuda_engine=lambda plan: (
-                None if not plan.startswith(b"PLAN") else FakeEngine(self, logger, plan[4:])
-            )
-        )
+    def Runtime(self, logger: Any) -> FakeRuntime:  # noqa: N802
+        return FakeRuntime(self, logger)
 
     def Builder(self, logger: Any) -> Any:  # noqa: N802
-        return FakeBuilder(self, logger)
+        builder = FakeBuilder(self, logger)
+        self.builders.add(builder)
+        return builder
 
     def OnnxParser(self, network: Any, logger: Any) -> Any:  # noqa: N802
         def parse(graph: bytes) -> bool:
@@ -123,8 +125,10 @@ class FakeBuilder:
         config.set_memory_pool_limit = config.limits.__setitem__
         config.add_optimization_profile = lambda profile: config.profiles.append(profile) or len(config.profiles) - 1
 
+        timing_given = self.trt.timing_given
+
         def create_timing_cache(content: bytes) -> Any:
-            self.trt.timing_given.append(content)
+            timing_given.append(content)
             return SimpleNamespace(content=content, serialize=lambda: content + b"measured;")
 
         def set_timing_cache(cache: Any, ignore_mismatch: bool) -> bool:
@@ -140,10 +144,11 @@ class FakeBuilder:
         shapes: dict[str, Any] = {}
         return SimpleNamespace(shapes=shapes, set_shape=lambda name, *three: shapes.__setitem__(name, three))
 
-    def build_serialized_network(self, network: Any, config: Any) -> bytes:
+    def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
         monitor = config.progress_monitor
         monitor.phase_start("Building engine", None, 2)
-        assert all(monitor.step_complete("Building engine", step) for step in range(2))
+        if not all(monitor.step_complete("Building engine", step) for step in range(2)):
+            return None
         monitor.phase_finish("Building engine")
         self.logger.log(Severity.INFO, "Total Weights Memory: 7 bytes")
         return fake_plan(network.graph, [profile.shapes for profile in config.profiles])
@@ -152,6 +157,15 @@ class FakeBuilder:
 def fake_plan(graph: bytes, profiles: list[Any]) -> bytes:
     header = json.dumps(profiles).encode()
     return b"PLAN" + len(header).to_bytes(4, "big") + header + graph
+
+
+class FakeRuntime:
+    def __init__(self, trt: FakeTensorRt, logger: Any) -> None:
+        self.trt, self.logger = trt, logger
+        trt.device.outlive(self, "runtime")
+
+    def deserialize_cuda_engine(self, plan: bytes) -> FakeEngine | None:
+        return FakeEngine(self.trt, self.logger, plan[4:]) if plan.startswith(b"PLAN") else None
 
 
 class FakeEngine:
@@ -167,6 +181,7 @@ class FakeEngine:
         self.nodes = self.inputs | self.outputs
         self.num_io_tensors = len(self.nodes)
         self.num_optimization_profiles = len(self.profiles)
+        trt.device.outlive(self, "engine")
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.nodes)[index]
@@ -189,8 +204,10 @@ class FakeEngine:
         raise AttributeError(name)
 
     def runtime_config(self) -> Any:
+        given_before = self.trt.kernels_given
+
         def deserialize(content: bytes) -> bool:
-            self.trt.kernels_given.append(content)
+            given_before.append(content)
             return content.startswith(b"kernels")
 
         cache = SimpleNamespace(deserialize=deserialize, serialize=lambda: b"kernels of this GPU")
@@ -207,6 +224,10 @@ class FakeEngine:
             assert strategy.dynamic_shapes_kernel_specialization_strategy == "eager"
             strategy = strategy.allocation
         assert strategy == FakeTensorRt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self.trt.device.alive["context"] >= self.trt.most_contexts:
+            self.logger.log(Severity.ERROR, "Error Code 1: Cuda Runtime (out of memory)")
+            self.logger.log(Severity.ERROR, "Error Code 2: OutOfMemory (no further information)")
+            return None
         return None if "create_execution_context" in self.trt.refuse else FakeContext(self)
 
     def create_engine_inspector(self) -> Any:
@@ -223,7 +244,7 @@ class FakeContext:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.memory: tuple[int, int] | None = None
-        self.busy = False
+        self.trt.device.outlive(self, "context")
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         self.profile = index
@@ -252,6 +273,9 @@ class FakeContext:
     def execute_async_v3(self, handle: int) -> bool:
         if "execute_async_v3" in self.trt.refuse:
             self.engine.logger.log(Severity.ERROR, "Error Code 1: the enqueue went wrong")
+            return False
+        if next(iter(self.shapes.values()))[0] > self.trt.largest_batch:
+            self.engine.logger.log(Severity.ERROR, "Error Code 2: OutOfMemory (Requested size was 9 bytes.)")
             return False
         assert self.memory is not None
         device, addresses = self.trt.device, dict(self.addresses)
@@ -383,10 +407,10 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, tiny_pack: Path) -> Callable[[Fake],
         engines: dict[bytes, Engine] = {}
 
         def load(graph: bytes, *, spec: Any, dims: Any = None, **how: Any) -> CudaRuntime:
-            if graph not in engines:
+            if graph not in engines or not engines[graph].share():
                 plan = fake_plan(graph, [profile.to_json() for profile in options_of(spec).profiles])
                 engines[graph] = Engine(fake.trt, fake.device, plan, where=how["name"])
-            return CudaRuntime(engines[graph], "fp32", dims or {})
+            return CudaRuntime(engines[graph], "fp32", dims or {}, **in_flight_of(spec))
 
         monkeypatch.setattr("scanside.engine.networks.load_runtime", load)
         pack = load_pack(tiny_pack)

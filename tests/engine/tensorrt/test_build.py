@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -212,6 +213,28 @@ def test_an_error_in_the_progress_callback_stops_the_build(
 
     with pytest.raises(Cancelled):
         build_plan(rtx, toy_graph, toy_options, "SM86", where="toy", progress=broken)
+
+
+@pytest.mark.parametrize("reason", ["other inputs", "a stop", "progress"])
+def test_a_build_that_fails_keeps_no_builder(
+    fake: Callable[..., Fake], toy_graph: bytes, toy_options: BuildOptions, reason: str
+) -> None:
+    def progress(fraction: float) -> None:
+        if reason == "progress":
+            raise ZeroDivisionError
+
+    machine, cancel = fake(), threading.Event()
+    options = BuildOptions((Profile({"others": ((1,), (1,), (1,))}),)) if reason == "other inputs" else toy_options
+    if reason == "a stop":
+        cancel.set()
+    gc.disable()
+    try:
+        with pytest.raises((EngineError, Cancelled)) as caught:
+            build_plan(machine.trt, toy_graph, options, "SM86", where="toy", progress=progress, cancel=cancel)
+        assert not machine.api.builders
+        assert caught.value.__traceback__ is not None  # the error is still on its way
+    finally:
+        gc.enable()
 
 
 def test_a_module_that_does_not_start_is_one_error(

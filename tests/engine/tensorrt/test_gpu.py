@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,9 +31,21 @@ from scanside.exam.planes import Plane, SectionGrid
 from scanside.pack import load_pack
 
 if TYPE_CHECKING:
+    from scanside.engine.runtime import Runtime
+    from scanside.report.model import Lesion
     from tests.conftest import BlobVolume
 
 pytestmark = pytest.mark.gpu
+
+Networks = tuple[Segmenter, Classifier]
+
+GREY_LEVELS = 1
+CENTROID_MM = 0.5
+VOLUME = 0.02
+DETECTION_SCORE = 0.005
+PROBABILITY = 1e-3
+KEPT_BYTES = 32 * 2**20
+"""Less free memory than this after the same work once more is a leak."""
 
 
 @pytest.fixture
@@ -44,6 +57,15 @@ def trt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TensorRt:
     return require()
 
 
+@pytest.fixture
+def cuda_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's, where a TensorRT would come first."""
+    if not capabilities().cuda:
+        pytest.skip("this ONNX Runtime has no CUDA provider")
+    without = replace(capabilities(), ask_tensorrt=lambda: ("", ""))
+    monkeypatch.setattr("scanside.engine.onnxruntime.capabilities", lambda: without)
+
+
 def toy(trt: TensorRt, graph: bytes, options: BuildOptions) -> Engine:
     device = shared_device()
     target = target_of(trt, device.compute_capability, device.driver)
@@ -51,10 +73,29 @@ def toy(trt: TensorRt, graph: bytes, options: BuildOptions) -> Engine:
     return Engine(trt, device, built.plan, where="toy fp32")
 
 
+def assert_on_gpu(runtimes: Iterable[Runtime], *, fallbacks: tuple[str, ...] = (), graphs: bool = True) -> None:
+    """All of them run on the GPU, as they should: full batches, CUDA graphs, nothing left out."""
+    for runtime in runtimes:
+        assert isinstance(runtime, CudaRuntime)
+        assert runtime.fallbacks == fallbacks
+        assert runtime.uses_graphs == graphs
+
+
+def assert_alike(found: Sequence[Lesion], expected: Sequence[Lesion]) -> None:
+    """The processor's lesions: sections may be cut one grey level apart, and kernels sum in another order."""
+    assert [lesion.malignant for lesion in found] == [lesion.malignant for lesion in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.centroid_mm == pytest.approx(other.centroid_mm, abs=CENTROID_MM)
+        assert one.volume_mm3 == pytest.approx(other.volume_mm3, rel=VOLUME)
+        assert one.detection_score == pytest.approx(other.detection_score, abs=DETECTION_SCORE)
+        assert one.frame_probabilities == pytest.approx(other.frame_probabilities, abs=PROBABILITY)
+
+
 def test_a_toy_answers_as_onnx_runtime_does(
     trt: TensorRt, toy_graph: bytes, toy_options: BuildOptions, toy_answer: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     runtime = CudaRuntime(toy(trt, toy_graph, toy_options), "fp32", {"height": 8, "width": 16})
+    assert_on_gpu([runtime])
     for count in (1, 4, 11):
         pixels = np.random.default_rng(count).integers(0, 256, (count, 1, 8, 16), np.uint8)
         answers = [np.zeros_like(pixels) for _ in range(6)]
@@ -62,34 +103,60 @@ def test_a_toy_answers_as_onnx_runtime_does(
         for one in pending:
             one.wait()
         for answer in answers:
-            assert np.abs(answer.astype(int) - toy_answer(pixels)).max() <= 1
-    assert runtime.fallbacks == ()
+            assert np.abs(answer.astype(int) - toy_answer(pixels)).max() <= GREY_LEVELS
     runtime.close()
 
 
 def test_the_inspector_lists_the_fused_layers(trt: TensorRt, toy_graph: bytes, toy_options: BuildOptions) -> None:
-    assert json.loads(toy(trt, toy_graph, toy_options).information())["Layers"]
+    with closing(toy(trt, toy_graph, toy_options)) as engine:
+        assert json.loads(engine.information())["Layers"]
 
 
 def test_the_shipped_pack_proves_itself(trt: TensorRt) -> None:
-    """Golden cases within the pack's own limits, CUDA graphs in use, no remark but that a plan was built."""
+    """Golden cases within the pack's own limits, CUDA graphs in use, no remark."""
     pack = load_pack()
     list(build_pack(pack, targets=("current",), precision="fp32"))
     with load(pack, device="cuda", precision="fp32") as predictor:
         assert all(result.passed for result in predictor.self_check())
         assert predictor.device.fallbacks == ()
         assert predictor.device.runtime == trt.runtime
+        assert_on_gpu((*predictor.segmenter.runtimes, predictor.classifier.runtime))
 
 
-def test_an_exam_has_the_findings_of_the_processor(trt: TensorRt, tiny_pack: Path, blob_volume: BlobVolume) -> None:
+def test_closing_gives_the_weights_back(trt: TensorRt) -> None:
+    """The shipped weights are many times the limit; what the driver and TensorRT load once for the process stays."""
+    pack, free = load_pack(), []
+    list(build_pack(pack, targets=("current",), precision="fp32"))
+    device = shared_device()
+    for _ in range(3):
+        load(pack, device="cuda", precision="fp32").close()
+        with device.active():
+            free.append(device.free_bytes())
+    assert min(free) >= free[0] - KEPT_BYTES
+
+
+@pytest.mark.parametrize("policy", ["exact", "confirm"])
+def test_an_exam_has_the_findings_of_the_processor(
+    trt: TensorRt, tiny_pack: Path, blob_volume: BlobVolume, policy: str
+) -> None:
     list(build_pack(load_pack(tiny_pack), targets=("current",), precision="fp32"))
-    with load(tiny_pack, device="cuda") as on_gpu, load(tiny_pack, device="cpu", precision="fp32") as on_processor:
-        found = on_gpu.analyze(blob_volume.volume())
+    device = shared_device()
+    with load(tiny_pack, device="cpu", precision="fp32", policy=policy) as on_processor:
         expected = on_processor.analyze(blob_volume.volume())
-    assert [lesion.malignant for lesion in found.lesions] == [lesion.malignant for lesion in expected.lesions]
-    for one, other in zip(found.lesions, expected.lesions, strict=True):
-        assert np.allclose(one.centroid_mm, other.centroid_mm, atol=1)
-        assert one.probability == pytest.approx(other.probability, abs=1e-3)
+    with load(tiny_pack, device="cuda", precision="fp32", policy=policy) as on_gpu:
+        found, free = [], []
+        for _ in range(4):
+            found.append(on_gpu.analyze(blob_volume.volume()))
+            with device.active():
+                free.append(device.free_bytes())
+        assert_on_gpu((*on_gpu.segmenter.runtimes, on_gpu.classifier.runtime))
+    for report in found:
+        assert report.device.fallbacks == ()
+        assert report.device.runtime == trt.runtime
+        assert report.device.sections == expected.device.sections
+        assert_alike(report.lesions, expected.lesions)
+        assert report.lesions == found[0].lesions
+    assert min(free) >= free[0] - KEPT_BYTES
 
 
 @pytest.mark.parametrize("plane", list(Plane))
@@ -121,16 +188,17 @@ def test_sections_are_cut_as_on_the_processor(trt: TensorRt, plane: Plane) -> No
     volume.close()
 
 
-def test_the_cuda_provider_streams(tiny_pack: Path, blob_volume: BlobVolume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime on the same buffers, where it was built with CUDA."""
-    if not capabilities().cuda:
-        pytest.skip("this ONNX Runtime has no CUDA provider")
-    monkeypatch.setattr("scanside.engine.onnxruntime.capabilities", lambda: replace(capabilities(), tensorrt=""))
+def test_the_cuda_provider_streams(
+    cuda_provider: None, tiny_pack: Path, blob_volume: BlobVolume, networks: Networks
+) -> None:
+    """ONNX Runtime on the same buffers."""
     pack, how = load_pack(tiny_pack), {"device": "cuda", "precision": "fp32"}
     segmenter = Segmenter(pack.graph_bytes("segmenter"), pack.manifest.segmenter, **how)
     classifier = Classifier(pack.graph_bytes("classifier"), pack.manifest.classifier, **how)
     found = find_lesions(blob_volume.volume(), segmenter, classifier, threads=2)
-    assert all(isinstance(runtime, CudaRuntime) for runtime in segmenter.runtimes)
-    assert [lesion.malignant for lesion in found.lesions] == [True, False]
+    assert found.fallbacks == ()
+    no_graphs = "no CUDA graph: ONNX Runtime gives its kernels to the GPU one by one"
+    assert_on_gpu((*segmenter.runtimes, classifier.runtime), fallbacks=(no_graphs,), graphs=False)
+    assert_alike(found.lesions, find_lesions(blob_volume.volume(), *networks, threads=2).lesions)
     segmenter.close()
     classifier.close()

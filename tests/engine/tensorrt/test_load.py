@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +17,17 @@ from scanside.engine import onnxruntime as ort
 from scanside.engine.capabilities import capabilities
 from scanside.engine.cuda_runtime import CudaRuntime
 from scanside.engine.flow import Progress
+from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.onnxruntime import CUDA, choose
 from scanside.engine.predictor import load
 from scanside.engine.tensorrt.cache import PlanCache
 from scanside.engine.tensorrt.load import load_tensorrt
 from scanside.engine.tensorrt.plans import ensure_plan, key_of, options_of, target_of
-from scanside.engine.tensorrt.profiles import Batch
+from scanside.engine.tensorrt.profiles import Batch, standard_windows
 from scanside.errors import Cancelled, EngineError, NotBuiltError, ParityError
 from scanside.pack import load_pack
 from scanside.study import analyze_volume_to_folder
+from tests.engine.tensorrt.conftest import FakeRuntime
 
 if TYPE_CHECKING:
     from tests.conftest import BlobVolume
@@ -33,12 +36,20 @@ if TYPE_CHECKING:
 DIMS = {"height": 64, "width": 160}
 
 
-def built(machine: Fake, cache: PlanCache, pack: Path, *, driver: str = "13.0", batch: Batch | None = None) -> None:
+def built(
+    machine: Fake,
+    cache: PlanCache,
+    pack: Path,
+    *,
+    driver: str = "13.0",
+    batch: Batch | None = None,
+    workspace_mb: int | None = None,
+) -> None:
     """The plans of both networks of `pack`, as `scanside build` makes them."""
     opened = load_pack(pack)
     for network in ("segmenter", "classifier"):
         target = target_of(machine.trt, (8, 6), driver)
-        options = options_of(getattr(opened.manifest, network), batch)
+        options = options_of(getattr(opened.manifest, network), batch, workspace_mb)
         graph = opened.graph_bytes(network)
         key = key_of(machine.trt, target, network, "fp32", graph, options)
         ensure_plan(machine.trt, cache, key, graph, options, target)
@@ -112,6 +123,62 @@ def test_a_plan_built_for_other_batches_is_used(
     assert loaded(machine, plan_cache, tiny_pack).batch == 2
 
 
+def test_a_plan_built_with_less_scratch_memory_is_used(
+    fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path
+) -> None:
+    machine = fake()
+    built(machine, plan_cache, tiny_pack, workspace_mb=64)
+    assert loaded(machine, plan_cache, tiny_pack).fallbacks == ()
+
+
+@contextmanager
+def before_windows() -> Iterator[None]:
+    """Plans are built as they were before `confirm` had profiles of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scanside.engine.tensorrt.profiles.standard_windows", lambda spec: ())
+        yield
+
+
+def test_a_plan_without_profiles_for_windows_is_not_taken(
+    fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path
+) -> None:
+    machine = fake()
+    with before_windows():
+        built(machine, plan_cache, tiny_pack)
+    with pytest.raises(EngineError, match="no plan of the segmenter fits here") as caught:
+        loaded(machine, plan_cache, tiny_pack)
+    needed, there = str(caught.value).split(" (there: ")
+    spec = load_pack(tiny_pack).manifest.segmenter
+    assert standard_windows(spec)
+    for height, width in standard_windows(spec):
+        assert f"x 1 x {height} x {width}" in needed
+        assert f"x 1 x {height} x {width}" not in there
+    assert "`scanside build [PACK] --target current --precision fp32`" in there
+    built(machine, plan_cache, tiny_pack)
+    assert loaded(machine, plan_cache, tiny_pack).fallbacks == ()
+
+
+def test_rtx_builds_a_plan_that_lacks_windows_again(
+    fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path
+) -> None:
+    machine = fake(name="tensorrt_rtx")
+    with before_windows():
+        loaded(machine, plan_cache, tiny_pack).close()
+    (remark,) = loaded(machine, plan_cache, tiny_pack).fallbacks
+    assert "the one there differs in options 1:" in remark
+
+
+def test_a_classifier_has_room_for_the_one_batch_that_is_under_way(
+    on_cuda: Callable[..., Fake], tiny_pack: Path
+) -> None:
+    machine = on_cuda(name="tensorrt_rtx")
+    pack = load_pack(tiny_pack)
+    classifier = Classifier(pack.graph_bytes("classifier"), pack.manifest.classifier, device="cuda", precision="fp32")
+    assert classifier.runtime.in_flight == 1
+    assert machine.device.alive["context"] == 1
+    classifier.close()
+
+
 def test_one_engine_serves_all_sizes(fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path) -> None:
     machine = fake()
     built(machine, plan_cache, tiny_pack)
@@ -165,7 +232,7 @@ def test_an_exam_on_the_gpu_gives_the_findings_of_the_processor(
     assert "the plan of the classifier was built at load" in remarks
     assert "the plan of the segmenter was built at load" in remarks
     assert machine.device.launches > 20
-    assert machine.device.used == 0
+    assert not machine.device.alive
 
 
 def test_a_stopped_exam_leaves_the_networks_usable(
@@ -252,26 +319,58 @@ def test_golden_cases_catch_a_gpu_that_answers_wrong(
     on_cuda: Callable[..., Fake], tiny_pack: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = on_cuda(name="tensorrt_rtx")
-    run = machine.api.Runtime
+    deserialize = FakeRuntime.deserialize_cuda_engine
 
-    def wrong(logger: object) -> object:
-        runtime = run(logger)
-        deserialize = runtime.deserialize_cuda_engine
+    def wrong(self: FakeRuntime, plan: bytes) -> object:
+        engine = deserialize(self, plan)
+        answer = engine.session.run
+        engine.session = type("Wrong", (), {"run": lambda self, names, given: [a // 2 for a in answer(names, given)]})()
+        return engine
 
-        def changed(plan: bytes) -> object:
-            engine = deserialize(plan)
-            answer = engine.session.run
-            engine.session = type(
-                "Wrong", (), {"run": lambda self, names, given: [a // 2 for a in answer(names, given)]}
-            )()
-            return engine
-
-        runtime.deserialize_cuda_engine = changed
-        return runtime
-
-    monkeypatch.setattr(machine.api, "Runtime", wrong)
+    monkeypatch.setattr(FakeRuntime, "deserialize_cuda_engine", wrong)
     with pytest.raises(EngineError, match="a golden case came out wrong"):
         load(tiny_pack, device="cuda")
+    assert not machine.device.alive
+
+
+@pytest.mark.parametrize("network", ["segmenter", "classifier"])
+def test_a_network_that_does_not_load_leaves_nothing_of_the_other(
+    on_cuda: Callable[..., Fake], tiny_pack: Path, monkeypatch: pytest.MonkeyPatch, network: str
+) -> None:
+    machine = on_cuda(name="tensorrt_rtx")
+    deserialize = FakeRuntime.deserialize_cuda_engine
+
+    def refusing(self: FakeRuntime, plan: bytes) -> object:
+        engine = deserialize(self, plan)
+        return engine if (len(engine.inputs) == 1) == (network == "classifier") else None
+
+    monkeypatch.setattr(FakeRuntime, "deserialize_cuda_engine", refusing)
+    with pytest.raises(EngineError, match="TensorRT refuses the plan"):
+        load(tiny_pack, device="cuda")
+    assert machine.device.freed
+    assert not machine.device.alive
+
+
+def test_a_graph_that_breaks_the_contract_leaves_nothing(on_cuda: Callable[..., Fake], tiny_pack: Path) -> None:
+    machine = on_cuda(name="tensorrt_rtx")
+    pack = load_pack(tiny_pack)
+    spec = replace(pack.manifest.segmenter, output="another")
+    with pytest.raises(EngineError, match="the graph's outputs are not what the manifest says"):
+        Segmenter(pack.graph_bytes("segmenter"), spec, device="cuda", precision="fp32").runtime(64, 160)
+    assert not machine.device.alive
+
+
+def test_kernels_that_cannot_be_asked_for_leave_nothing(
+    fake: Callable[..., Fake], plan_cache: PlanCache, tiny_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*given: object) -> None:
+        raise ZeroDivisionError
+
+    machine = fake(name="tensorrt_rtx")
+    monkeypatch.setattr(PlanCache, "store_blob", damaged)
+    with pytest.raises(ZeroDivisionError):
+        loaded(machine, plan_cache, tiny_pack)
+    assert not machine.device.alive
 
 
 def test_without_a_plan_cuda_is_an_error_with_the_command(on_cuda: Callable[..., Fake], tiny_pack: Path) -> None:

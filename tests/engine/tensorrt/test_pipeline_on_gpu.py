@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from scanside.engine.cuda import OutOfDeviceMemory
-from scanside.engine.cuda_stand_in import StandInDevice
 from scanside.engine.device_volume import DeviceVolume
 from scanside.engine.networks import Classifier, Segmenter
 from scanside.engine.pipeline import Findings, find_lesions
+from scanside.engine.sessions import MOST_SIZES
 from scanside.errors import Cancelled, EngineError
 from scanside.exam.planes import Plane, SectionGrid
 from scanside.exam.volume import Volume
+from tests.engine.cuda_stand_in import StandInDevice
 
 if TYPE_CHECKING:
     from tests.conftest import BlobVolume
@@ -116,6 +117,22 @@ def test_both_slots_of_every_context_are_used(fake: MakeFake, on_gpu: OnGpu) -> 
         runtime.run({"pixels": given}, {"probability": alone})
         assert np.array_equal(answer, alone)
     close(gpu)
+
+
+def test_exams_of_many_sizes_hold_the_memory_of_a_few(fake: MakeFake, on_gpu: OnGpu, blob_volume: BlobVolume) -> None:
+    machine = fake(7)
+    gpu = on_gpu(machine)
+    contexts, most = [], 2 * MOST_SIZES
+    for depth in range(40, 240, 32):
+        voxels = np.zeros((4, depth, 40), np.uint8)
+        voxels[:, 5:9, 5:9] = 200
+        find_lesions(Volume.from_array(voxels, (1.0, 1.0, 1.0)), *gpu, threads=1)
+        contexts.append(machine.device.alive["context"])
+    assert max(contexts) == contexts[-1] == most + 1  # and the classifier's
+    assert machine.device.freed.count("context") > 0
+    assert "engine" not in machine.device.freed  # shared by the sizes that stay
+    close(gpu)
+    assert_nothing_left(machine.device)
 
 
 def test_black_frames_are_not_cut_there(

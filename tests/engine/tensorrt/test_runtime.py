@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from onnx import TensorProto, helper
 
 from scanside.engine.cuda import OutOfDeviceMemory
 from scanside.engine.cuda_runtime import CudaRuntime
-from scanside.engine.cuda_stand_in import StandInDevice, StandInStream
+from scanside.engine.cuda_worker import Job, Worker
 from scanside.engine.tensorrt.session import Engine
 from scanside.errors import EngineError
+from tests.engine.cuda_stand_in import StandInDevice, StandInStream
 
 if TYPE_CHECKING:
     from tests.engine.tensorrt.conftest import Fake
@@ -62,8 +64,9 @@ def test_slots_are_used_again_and_never_early(
         assert np.array_equal(answer, toy_answer(batch))
 
 
-def test_many_threads_share_it(fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer) -> None:
-    runtime = CudaRuntime(toy_engine(fake(5)), "fp32", DIMS)
+@pytest.mark.parametrize("each", [1, 2])
+def test_many_threads_share_it(fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer, each: int) -> None:
+    runtime = CudaRuntime(toy_engine(fake(5)), "fp32", DIMS, workers=each, slots=each)
     wrong: list[int] = []
 
     def work(k: int) -> None:
@@ -105,7 +108,7 @@ def test_a_slot_used_too_early_shows(
     machine = fake()
     runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS, workers=1, slots=1)
     pixels = sections(11)
-    monkeypatch.setattr("scanside.engine.cuda_stand_in.StandInEvent.synchronize", lambda self: None)
+    monkeypatch.setattr("tests.engine.cuda_stand_in.StandInEvent.synchronize", lambda self: None)
     assert not np.array_equal(run(runtime, pixels), toy_answer(pixels))
 
 
@@ -143,7 +146,7 @@ def test_a_capture_that_fails_is_ended_and_left_out(
     monkeypatch.setattr(StandInDevice, "capture", refusing)
     engine = toy_engine(machine)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "error", lambda what, otherwise: (machine.api.refuse.clear(), EngineError(what))[1])
+        patch.setattr(engine, "_error", lambda what, otherwise: (machine.api.refuse.clear(), EngineError(what))[1])
         runtime = CudaRuntime(engine, "fp32", DIMS)
     assert runtime.fallbacks[0].startswith("no CUDA graph: the run was refused")
     assert all(stream.recording is None for stream in machine.device.streams.values())
@@ -166,6 +169,7 @@ def test_every_refused_call_is_an_error(fake: Callable[..., Fake], toy_engine: M
     machine.api.refuse.add(call)
     with pytest.raises(EngineError, match=text) as caught:
         CudaRuntime(toy_engine(machine), "fp32", DIMS)
+    assert not machine.device.alive  # while the error, and with it the frames of the failed call, is still held
     assert "tensorrt 11.4.0.106, stand-in" in str(caught.value)
     assert "scanside build" in str(caught.value)
 
@@ -235,12 +239,10 @@ def test_no_room_for_one_item_is_one_error(fake: Callable[..., Fake], toy_engine
 def test_a_fault_at_any_call_leaves_nothing_behind(
     fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer, fault: type[EngineError]
 ) -> None:
-    pixels, engine = sections(6), toy_engine(fake(3))
+    pixels = sections(6)
 
     def use(machine: Fake) -> tuple[np.ndarray, tuple[str, ...]]:
-        engine.device = machine.device
-        engine.trt.api.device = machine.device
-        runtime = CudaRuntime(engine, "fp32", DIMS)
+        runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS)
         try:
             return run(runtime, pixels), runtime.fallbacks
         finally:
@@ -339,7 +341,174 @@ def test_closing_in_another_thread_gives_everything_back(fake: Callable[..., Fak
     assert not machine.device.alive
 
 
+def test_closing_while_a_run_begins_is_said(
+    fake: Callable[..., Fake], toy_engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run has its worker when the runtime is closed, and is not in it yet."""
+    machine = fake()
+    runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS, workers=1)
+    run(runtime, sections(1))
+    begun, closed, errors = threading.Event(), threading.Event(), []
+    submit = Worker.submit
+
+    def late(self: Worker, *given: Any) -> Job:
+        begun.set()
+        closed.wait()
+        return submit(self, *given)
+
+    def attempt() -> None:
+        try:
+            run(runtime, sections(1))
+        except BaseException as error:
+            errors.append(error)
+
+    monkeypatch.setattr(Worker, "submit", late)
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    begun.wait()
+    runtime.close()
+    closed.set()
+    thread.join()
+    (error,) = errors
+    assert isinstance(error, EngineError)
+    assert "the runtime is closed" in str(error)
+    assert not machine.device.alive
+
+
+def test_runs_that_were_started_get_their_answers_from_a_runtime_that_closes(
+    fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer
+) -> None:
+    runtime = CudaRuntime(toy_engine(fake()), "fp32", DIMS)
+    pixels = sections(3)
+    answers = [np.zeros_like(pixels) for _ in range(4)]
+    pending = [runtime.submit({"pixels": pixels}, {"probability": answer}) for answer in answers]
+    closing = threading.Thread(target=runtime.close)
+    closing.start()
+    for one in pending:
+        one.wait()
+    closing.join()
+    assert all(np.array_equal(answer, toy_answer(pixels)) for answer in answers)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_threads_at_work_while_it_closes_end_right_or_with_one_error(
+    fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer, seed: int
+) -> None:
+    machine = fake(seed)
+    runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS)
+    wrong: list[object] = []
+    under_way = threading.Barrier(5)
+
+    def work(k: int) -> None:
+        pixels = sections(6, seed=k)
+        run(runtime, pixels)
+        under_way.wait()
+        try:
+            while True:
+                if not np.array_equal(run(runtime, pixels), toy_answer(pixels)):
+                    wrong.append(k)
+        except EngineError as error:
+            if "the runtime is closed" not in str(error):
+                wrong.append(error)
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    under_way.wait()
+    runtime.close()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert not machine.device.alive
+
+
 def test_a_plan_that_tensorrt_refuses_is_one_error(fake: Callable[..., Fake]) -> None:
     machine = fake()
     with pytest.raises(EngineError, match="TensorRT refuses the plan"):
         Engine(machine.trt, machine.device, b"other", where="toy fp32")
+    assert not machine.device.alive
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
+def test_closing_frees_contexts_then_the_engine_then_the_runtime(
+    fake: Callable[..., Fake], toy_engine: Make, name: str
+) -> None:
+    machine = fake(name=name)
+    engine = toy_engine(machine)
+    runtime = CudaRuntime(engine, "fp32", DIMS)
+    gc.disable()
+    try:
+        runtime.close()
+        assert machine.device.freed == ["context", "context", "engine", "runtime"]
+        assert not machine.device.alive
+    finally:
+        gc.enable()
+    assert not engine.share()
+
+
+def test_an_engine_stays_for_the_sizes_that_still_run(
+    fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer
+) -> None:
+    machine = fake()
+    engine = toy_engine(machine)
+    one = CudaRuntime(engine, "fp32", DIMS)
+    assert engine.share()
+    other = CudaRuntime(engine, "fp32", {"height": 20, "width": 12})
+    one.close()
+    one.close()
+    assert machine.device.freed == ["context"] * 2
+    pixels = sections(2, height=20, width=12)
+    assert np.array_equal(run(other, pixels), toy_answer(pixels))
+    other.close()
+    assert machine.device.freed == [*["context"] * 4, "engine", "runtime"]
+    assert not machine.device.alive
+
+
+def test_an_unknown_type_of_tensor_frees_the_engine(
+    fake: Callable[..., Fake], toy_engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = fake()
+    monkeypatch.setattr(type(machine.trt), "numpy_types", {})
+    with pytest.raises(EngineError, match="a tensor of a type the engine does not know"):
+        toy_engine(machine)
+    assert not machine.device.alive
+
+
+def test_runs_for_which_tensorrt_finds_no_room_are_made_smaller(
+    fake: Callable[..., Fake], toy_engine: Make, toy_answer: Answer
+) -> None:
+    machine = fake()
+    machine.api.largest_batch = 2
+    runtime = CudaRuntime(toy_engine(machine), "fp32", DIMS)
+    assert runtime.fallbacks == ("batch 2 instead of 4: the GPU has no more room",)
+    pixels = sections(7)
+    assert np.array_equal(run(runtime, pixels), toy_answer(pixels))
+    runtime.close()
+    assert not machine.device.alive
+
+
+def test_contexts_for_which_tensorrt_finds_no_room_are_one_error(fake: Callable[..., Fake], toy_engine: Make) -> None:
+    machine = fake()
+    machine.api.most_contexts = 1
+    with pytest.raises(EngineError, match="the GPU has no room for a single batch") as caught:
+        CudaRuntime(toy_engine(machine), "fp32", DIMS)
+    assert machine.api.contexts == 3  # one of two, for batches of 4, 2 and 1
+    assert "OutOfMemory" in str(caught.value)
+    assert "scanside build" not in str(caught.value)
+    assert not machine.device.alive
+
+
+def test_a_refusal_after_one_for_memory_is_no_lack_of_memory(fake: Callable[..., Fake], toy_engine: Make) -> None:
+    """What was logged for the larger batch says nothing of the smaller one."""
+    close = Worker.close
+    machine = fake()
+    machine.api.largest_batch = 2
+    engine = toy_engine(machine)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "close", lambda self: (close(self), machine.api.refuse.add("set_input_shape"))[0])
+        with pytest.raises(EngineError, match="the shape of pixels is refused") as caught:
+            CudaRuntime(engine, "fp32", DIMS)
+    assert not isinstance(caught.value, OutOfDeviceMemory)
+    assert not machine.device.alive

@@ -1,9 +1,8 @@
-"""A GPU in ordinary memory, for tests: the protocol of `cuda`, with streams whose work is done late and out of order.
+"""A GPU in ordinary memory: the protocol of `cuda`, with streams whose work is done late and out of order.
 
 Work given to a stream is queued, not done. What runs when is decided by a `Schedule`: as late as anything waits for it,
 or in a random order, always keeping each stream's own order and its waits for events. A copy reads host memory when it
 runs, as a GPU's does. So a forgotten wait, or a buffer used again too early, gives wrong data here and not only there.
-No device option reaches this module.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -195,6 +195,8 @@ class StandInDevice:
         self.calls: Counter[str] = Counter()
         self.alive: Counter[str] = Counter()
         """What has been made and not been given back, by kind."""
+        self.freed: list[str] = []
+        """Kinds of what `outlive` counts, in the order of being freed."""
         self.used = 0
         self.launches = 0
         self.buffers: dict[int, StandInBuffer] = {}
@@ -226,6 +228,16 @@ class StandInDevice:
             self.calls[kind] += 1
         if number == self.fail_at:
             raise self.fault(f"call {number} failed", where=kind, found="a fault that a test asked for")
+
+    def outlive(self, thing: object, kind: str) -> None:
+        """Count an object of a library that is freed with its last reference; without a current GPU it is not freed."""
+        self.alive[kind] += 1
+        weakref.finalize(thing, self._collected, kind).atexit = False
+
+    def _collected(self, kind: str) -> None:
+        if getattr(self._current, "depth", 0):
+            self.freed.append(kind)
+            self.gone(kind)
 
     def gone(self, kind: str) -> None:
         """Something has been given back."""
