@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.busbra_cases import write_cases
 from benchmarks.record import conditions, write_csv, write_json
 from benchmarks.table import Table
 from scanside.bench.machine import machine_record
@@ -88,6 +87,8 @@ def judgings(
     yield Judging("phantom lesions", pack, cohort, ("segmenter", "classifier"))
     if busbra is None:
         return
+    from benchmarks.busbra_cases import write_cases
+
     single, pairs = work / "busbra-view", work / "busbra-two-views"
     write_cases(busbra, single, fold=FOLD, two_views=False)
     write_cases(busbra, pairs, fold=FOLD, two_views=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -252,3 +254,10 @@ def test_the_phantom_table_goes_on_where_it_stopped(
     assert seeds == [5000, 5001, 5001]
     assert [row["seed"] for row in rows_of(tmp_path, "phantoms-volumes.csv")] == ["5000", "5001"]
     assert json.loads((tmp_path / "phantoms-summary.json").read_text())["n"] == 2
+
+
+def test_knowing_the_tables_needs_no_torch() -> None:
+    """A benchmark that measures its own process's memory must not hold what only other tables need."""
+    asked = "import sys; from benchmarks.__main__ import tables; tables(); print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
