@@ -7,6 +7,7 @@ memory once, so a run copies nothing and, after the first ones, allocates nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from traceback import clear_frames
 from typing import Any
 
 from scanside.engine.cuda import Buffer, Device, OutOfDeviceMemory, Stream, says_no_room
@@ -93,6 +94,7 @@ class CudaGraph:
         try:
             return self._api.InferenceSession(self._graph, options, **providers)
         except Exception as error:  # ONNX Runtime's errors share no base class
+            clear_frames(error.__traceback__)  # they hold the session, and it what it has on the GPU
             raise EngineError(
                 "the graph does not load",
                 where=self.where,
@@ -144,6 +146,7 @@ class BoundSession:
             try:
                 self._session.run_with_iobinding(self._bindings[number], self._options)
             except Exception as error:  # ONNX Runtime's errors share no base class
+                clear_frames(error.__traceback__)
                 found = message_of(error)
                 kind = OutOfDeviceMemory if says_no_room(found) else EngineError
                 raise kind("the graph failed", where=where, found=found) from error

@@ -53,6 +53,8 @@ class FakeSession:
         if isinstance(providers[0], tuple):
             self._stream = int(providers[0][1]["user_compute_stream"])
             assert providers[0][1]["use_tf32"] == "0"
+            if api.answers:
+                api.device.outlive(self, "session")
 
     def get_providers(self) -> list[str]:
         names = [entry[0] if isinstance(entry, tuple) else entry for entry in self._providers]
