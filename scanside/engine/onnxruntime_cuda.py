@@ -83,7 +83,7 @@ class CudaGraph:
             The graph does not load, or no GPU answers.
         """
         wanted = {"user_compute_stream": str(stream.handle), "arena_extend_strategy": "kSameAsRequested"}
-        session = self._session(*session_options(self._api, _CHOICE, self._dims, 1, 1, **wanted))
+        session = self._session(*session_options(self._api, _CHOICE, self._dims, 1, **wanted))
         require_cuda(session, self.where)
         return BoundSession(self, session, self._api, shapes)
 

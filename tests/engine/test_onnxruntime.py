@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from scanside.engine.capabilities import Capabilities, capabilities
-from scanside.engine.onnxruntime import CPU, CUDA, OPENVINO, Choice, choose, load_runtime
+from scanside.engine.onnxruntime import CPU, CUDA, OPENVINO, Choice, OnnxRuntime, choose, load_runtime
 from scanside.errors import EngineError, NotBuiltError, UsageError
 from scanside.pack import load_pack
 
@@ -209,3 +209,23 @@ def test_openvino_answers_like_the_cpu_provider(graph: bytes) -> None:
         answers.append(np.empty_like(pixels))
         runtime.run({"pixels": pixels}, {"probability": answers[-1]})
     assert np.abs(answers[0].astype(int) - answers[1]).max() <= 1
+
+
+@pytest.mark.skipif(not capabilities().openvino, reason="the plug-in offers no device for this processor")
+def test_each_stream_is_a_session_of_its_own_and_all_answer_alike(
+    graph: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scanside.engine.onnxruntime.choose", lambda *_: Choice(OPENVINO, "fp32", ""))
+    runtime = load_runtime(graph, device="cpu", dims={"height": 32, "width": 64}, threads=3)
+    assert isinstance(runtime, OnnxRuntime)
+    assert runtime.in_flight == len({id(session) for session in runtime._sessions}) == 3
+    one = np.random.default_rng(0).integers(0, 256, (1, 1, 32, 64), dtype=np.uint8)
+    pixels = np.repeat(one, 50, axis=0)  # 13 parts, the last one short
+    answers = np.empty_like(pixels)
+    runtime.run({"pixels": pixels}, {"probability": answers})
+    assert (answers == answers[0]).all()
+    assert runtime._pool is not None
+    runtime._pool.shutdown()  # as `close` in another thread does it, just now
+    with pytest.raises(EngineError, match="closed"):
+        runtime.run({"pixels": pixels}, {"probability": answers})
+    runtime.close()
