@@ -18,7 +18,7 @@ exams freed: 300 exams took 400 MB more than 30, with not one byte more in use. 
 def share_arenas() -> bool:
     """Let threads made from now on share few arenas, unless ``MALLOC_ARENA_MAX`` says how many; whether that was done.
 
-    It holds for the whole process and costs no time that could be measured.
+    It holds for the whole process.
     """
     setting = None if "MALLOC_ARENA_MAX" in os.environ else _glibc("mallopt")
     return setting is not None and setting(_M_ARENA_MAX, ARENAS) == 1

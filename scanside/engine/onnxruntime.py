@@ -236,7 +236,7 @@ def _load_on_cuda(
 
 
 class OnnxRuntime(Runtime):
-    """One graph in one ONNX Runtime session; see `load_runtime`."""
+    """One graph in ONNX Runtime, in one session or in one a stream; see `load_runtime`."""
 
     def __init__(self, graph: bytes, choice: Choice, dims: Mapping[str, int], threads: int, name: str) -> None:
         import onnxruntime
@@ -395,7 +395,7 @@ def _parts(choice: Choice, dims: Mapping[str, int], threads: int) -> Parts | Non
     A fixed batch has faster kernels than a free one, and streams that share no work need not wait for one another at
     every layer: together 1.1 (bf16) to 1.25 (int8) times as fast on two cores. Larger parts are no faster. Each stream
     is a session of its own, made after the other: one session with two of the plug-in's streams compiles them at the
-    same time, and of 24 such sessions of an 8-bit classifier two gave wrong answers ever after (OpenVINO 2026.4).
+    same time, and of 12 such sessions of an 8-bit classifier two gave wrong answers ever after (OpenVINO 2026.4).
     """
     if choice.runtime != OPENVINO or "height" not in dims:
         return None
