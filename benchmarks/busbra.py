@@ -31,14 +31,8 @@ def make_table(
 ) -> None:
     """Write busbra-folds-<backbone>.csv, its record, and busbra-<recipe>-<backbone>-fold<n>.csv a fold into `out`."""
     from scanside.models.backbones import known_backbone
-    from scanside.training.views import (
-        ViewedLesion,
-        predict_views,
-        split_views,
-        train_views,
-        training_data,
-        write_predictions,
-    )
+    from scanside.training.start import training_record
+    from scanside.training.views import ViewedLesion, predict_views, split_views, train_views, write_predictions
 
     known_backbone(backbone)
     start = imagenet if backbone in STARTED else None
@@ -68,7 +62,9 @@ def make_table(
             means = [float(p.mean()) for p in probabilities]
             malignant = [int(lesion.malignant) for lesion in lesions]
             row = {"fold": fold, "recipe": name, "cases": len(lesions), "malignant": sum(malignant)}  # noqa: B023
-            kept.add({**row, "auc": round(auc(malignant, means), 4), "start": start_of(training_data(weights))})
+            kept.add(
+                {**row, "auc": round(auc(malignant, means), 4), "start": start_of(training_record(weights)["data"])}
+            )
             print(kept.rows[-1], flush=True)
 
         folder = work / f"{backbone}-fold{fold}"

@@ -46,6 +46,7 @@ def make_table(
     *,
     models: Sequence[str] | None = None,
     recipe: str = "tables",
+    fusion_recipe: str | None = None,
     parts: Sequence[str] | None = None,
     difficulty: float = 0.0,
     imagenet: Path | None = None,
@@ -61,6 +62,9 @@ def make_table(
     models, parts : sequences, optional
         Which models ("resnet50:fusion2") and parts of the cohort; both tables, and all parts but that for parity, when
         not given.
+    fusion_recipe : str, optional
+        The recipe of the models of several planes, whose branches then start from the same backbone's single-plane
+        models in `runs`; without it they train like those, by `recipe`.
     imagenet : path, optional
         ResNet50 weights in the Keras layout: the start of the resnet50 models. Others start random.
     overrides
@@ -69,6 +73,7 @@ def make_table(
     Writes ``cohort-<backbone>-<variant>.csv`` (case, label, probability, patient, cohort, size_mm), its training record
     ``.json`` and ``.log.jsonl``, and ``cohort-tables.csv`` with point estimates of all models finished so far.
     """
+    from scanside.models.fusion import PLANES_OF
     from scanside.training.datasets import open_data
     from scanside.training.lesion_cohort import build_lesion_cohort
     from scanside.training.process import denormals_flushed
@@ -88,12 +93,17 @@ def make_table(
     data = open_data(cohort, runs)
     out.mkdir(parents=True, exist_ok=True)
     for backbone, variant in chosen_models:
-        chosen = load_recipe(recipe, ClassifierRecipe, backbone=backbone, variant=variant, **overrides)
-        start = imagenet if backbone == "resnet50" else None
         run = runs / f"{backbone}-{variant}"
+        start = imagenet if backbone == "resnet50" else None
+        planes: list[Path] = []
+        name = recipe
+        if fusion_recipe is not None and len(PLANES_OF[variant]) > 1:
+            planes = [runs / f"{backbone}-{plane}" / "classifier.safetensors" for plane in PLANES_OF[variant]]
+            name, start = fusion_recipe, None
+        chosen = load_recipe(name, ClassifierRecipe, backbone=backbone, variant=variant, **overrides)
         print(f"{backbone} {variant}", file=sys.stderr, flush=True)
         with denormals_flushed():
-            weights = train_classifier(chosen, [data], run, imagenet=start, progress=steps)
+            weights = train_classifier(chosen, [data], run, imagenet=start, planes=planes, progress=steps)
         target = out / f"{RESULT}-{backbone}-{variant}.csv"
         shutil.copyfile(run / "classifier.predictions.csv", target)
         shutil.copyfile(run / "classifier.log.jsonl", target.with_suffix(".log.jsonl"))
@@ -147,6 +157,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", dest="models", action="append", metavar="BACKBONE:VARIANT", help=models)
     parser.add_argument("--part", dest="parts", action="append", help="parts of the cohort; all but parity if absent")
     parser.add_argument("--recipe", default="tables", help="a recipe of the package, or the path of a .toml file")
+    starts = "recipe of the models of several planes, which start from the single-plane ones"
+    parser.add_argument("--fusion-recipe", help=starts)
     parser.add_argument("--difficulty", type=float, default=0.0, help="how far the classes' looks overlap, 0 to 1")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int)

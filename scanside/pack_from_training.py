@@ -7,7 +7,6 @@ trained, and every value that no training states (the operating point, the crop 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,9 @@ from scanside.pack import NETWORKS, Pack, load_pack
 from scanside.pack.manifest import Licence
 from scanside.pack.write import refuse_foreign
 from scanside.pack_from_weights import GOLDEN, golden_phantom, golden_sections, golden_triplets
-from scanside.training.classify import trained_stride
 from scanside.training.datasets.open import BUSBRA
 from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe, SgdRecipe, ViewsRecipe, recipe_from
+from scanside.training.start import trained_stride, training_record
 
 BUSBRA_LICENCE = Licence(
     "BUS-BRA (training images)",
@@ -36,6 +35,8 @@ BUSBRA_LICENCE = Licence(
 )
 NO_PATIENTS_VOLUMES = {"phantom", "phantom lesions", BUSBRA, "BUSI"}
 """Data sets without a single ABVS volume of a patient."""
+STARTS = {"imagenet": "ImageNet", "single view": "single-view", "single planes": "single-plane"}
+"""How the card calls the weights that a training started from; else they were random."""
 
 
 @dataclass(frozen=True)
@@ -189,27 +190,7 @@ def _trained(weights: Path) -> Trained:
             found="another file" if weights.exists() else "nothing",
             remedy="`scanside pack create` takes weights of other trainings" if weights.exists() else None,
         )
-    file = _record_of(weights)
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            "no record beside the weights",
-            where=weights,
-            expected=file.name,
-            found="none",
-            remedy="keep the two files that a training leaves together, or use `scanside pack create`",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError("the record cannot be read", where=file, found=str(error).splitlines()[0]) from None
-    parts = [record.get(key) if isinstance(record, dict) else None for key in ("recipe", "data", "validation")]
-    if not all(isinstance(part, dict) for part in parts):
-        raise CheckpointError(
-            "the record is of no training of this package",
-            where=file,
-            expected="objects named recipe, data and validation",
-            remedy="`scanside pack create` takes weights of other trainings",
-        )
+    file, record = _record_of(weights), training_record(weights)
     values = record["recipe"]
     kind: type[SegmenterRecipe] | type[SgdRecipe] = SegmenterRecipe
     if "variant" in values:
@@ -316,7 +297,7 @@ def _network_line(network: str, trained: Trained | None, base: Pack) -> str:
         what = "UNet with an EfficientNet-b0 encoder (segmentation-models-pytorch), one grey channel"
     else:
         what = f"{trained.recipe.variant} on torchvision {trained.recipe.backbone}, one branch a plane"
-    start = {"imagenet": "ImageNet", "single view": "single-view"}.get(trained.record["data"].get("start"), "random")
+    start = STARTS.get(trained.record["data"].get("start"), "random")
     return f"- {network.capitalize()}: {what}, started from {start} weights."
 
 

@@ -25,6 +25,7 @@ from scanside.training.cohort_data import PhantomData
 from scanside.training.cutting import STORED_MARGIN
 from scanside.training.errors import TrainingDataError
 from scanside.training.recipe import ClassifierRecipe, SgdRecipe
+from scanside.training.start import read_donors
 
 PLANES = tuple(Plane)
 
@@ -37,7 +38,10 @@ class ClassifierTask:
     phantoms, held_out : sequences of PhantomData
         Volumes (or lesions alone) to train on and to validate with.
     imagenet : path, optional
-        Folder of ResNet50 weights for `scanside.models.keras_weights`; without it all weights start random.
+        Folder of ResNet50 weights for `scanside.models.keras_weights`.
+    planes : sequence of paths, optional
+        Trained single-plane networks with their records, one for each plane: the branches start from them, and the
+        head alone is new. Without either start all weights are random.
     sources : mapping, optional
         What the record says of the data.
     """
@@ -51,22 +55,28 @@ class ClassifierTask:
         held_out: Sequence[PhantomData],
         imagenet: str | Path | None,
         sources: Mapping[str, Any] | None = None,
+        *,
+        planes: Sequence[str | Path] = (),
     ) -> None:
         self.recipe = recipe
         self.sources = dict(sources or {})
+        donors = read_donors(planes, recipe, self.sources)
         self.lesions = _lesions_by_class(phantoms)
         self.held_out = held_out
         self.phantoms = phantoms
-        self.imagenet = imagenet is not None
+        self.start = "single planes" if donors else "imagenet" if imagenet is not None else "random"
+        self.start_files = {donor.plane: donor.sha256 for donor in donors}
+        stride_at: StrideAt = donors[0].stride_at if donors else "1x1" if imagenet is not None else "3x3"
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
-            self.model: nn.Module = FusionClassifier(
-                recipe.backbone,
-                recipe.variant,  # type: ignore[arg-type]
-                stride_at="1x1" if self.imagenet else "3x3",
-            )
-        self.fresh = set(imagenet_start(self.model, Path(imagenet))) if imagenet is not None else set()
-        self.frozen = self._frozen_parts() if self.imagenet else ()
+            self.model: nn.Module = FusionClassifier(recipe.backbone, recipe.variant, stride_at=stride_at)  # type: ignore[arg-type]
+        self.fresh: set[str] = set()
+        if donors:
+            for donor in donors:
+                donor.give(_branches(self.model)[donor.plane])
+        elif imagenet is not None:
+            self.fresh = set(imagenet_start(self.model, Path(imagenet)))
+        self.frozen = self._frozen_parts() if self.start != "random" else ()
 
     @property
     def planes(self) -> tuple[str, ...]:
@@ -87,7 +97,7 @@ class ClassifierTask:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """SGD with momentum; parts that start from random weights learn faster when the rest does not."""
-        return sgd(self.model, self.recipe, self.fresh, started=self.imagenet)
+        return sgd(self.model, self.recipe, self.fresh, started=self.start != "random")
 
     def batch(self, rng: np.random.Generator, fraction: float) -> dict[str, Tensor]:
         """uint8 crops [batch, 1, size, size] by plane, and `malignant` int64 [batch]; both classes evenly."""
@@ -134,7 +144,8 @@ class ClassifierTask:
         """The split, and how the weights started."""
         return self.sources | {
             "lesions": {"benign": len(self.lesions[0]), "malignant": len(self.lesions[1])},
-            "start": "imagenet" if self.imagenet else "random",
+            "start": self.start,
+            **({"start_files": self.start_files} if self.start_files else {}),
             "stride_at": cast(FusionClassifier, self.model).stride_at,
             "fresh": sorted(self.fresh),
             "frozen": list(self.frozen),
@@ -148,12 +159,6 @@ def imagenet_start(model: nn.Module, folder: Path) -> list[str]:
         for layer in load_keras_resnet50(branch, folder):
             fresh += [f"branches.{plane}.{name}" for name in module_names(layer)]
     return fresh
-
-
-def trained_stride(data: Mapping[str, Any]) -> StrideAt:
-    """Where a network strides by its training's record; those of views did not state it at first."""
-    started = "1x1" if data.get("start") in ("imagenet", "single view") else "3x3"
-    return data.get("stride_at") or started  # type: ignore[return-value]
 
 
 def sgd(model: nn.Module, recipe: SgdRecipe, fresh: set[str], *, started: bool) -> torch.optim.Optimizer:

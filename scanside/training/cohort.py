@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from scanside.errors import UsageError
 from scanside.exam.write import atomic_file
@@ -26,6 +27,8 @@ MakePhantom = Callable[[int, int], AnnotatedVolume]
 OnCase = Callable[[int, int], None]
 """Called with (cases done, cases)."""
 PHANTOM = "phantom"
+CASES_A_PROCESS = 8
+"""How many cases, on average, a process makes before its memory is given back."""
 
 
 class Job(Protocol):
@@ -165,9 +168,16 @@ def _built(todo: list[tuple[Path, Job, CohortSettings]], workers: int) -> Iterat
             _store(*item)
             yield
         return
+    # A process that made full-size volumes keeps their memory, so every few cases there are new ones, which costs
+    # little. They are a new pool's: with max_tasks_per_child, CPython 3.11's pool can wait for ever for a process that
+    # has ended.
+    for first in range(0, len(todo), workers * CASES_A_PROCESS):
+        yield from _built_by_one_pool(todo[first : first + workers * CASES_A_PROCESS], workers)
+
+
+def _built_by_one_pool(todo: list[tuple[Path, Job, CohortSettings]], workers: int) -> Iterator[None]:
     context = multiprocessing.get_context("spawn")
-    # A process that made full-size volumes keeps their memory; a new one every few cases costs little.
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_as_worker, max_tasks_per_child=8) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_as_worker) as pool:
         waiting = [pool.submit(_store, *item) for item in todo]
         try:
             for future in as_completed(waiting):
@@ -180,6 +190,7 @@ def _built(todo: list[tuple[Path, Job, CohortSettings]], workers: int) -> Iterat
 def _as_worker() -> None:
     """One thread, and Ctrl-C left to the parent, which waits for what is being made."""
     cv2.setNumThreads(1)
+    threadpool_limits(1)  # NumPy's matrix products: with a thread a core in each process they take twice as long
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

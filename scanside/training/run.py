@@ -89,10 +89,13 @@ def train_classifier(
     out: str | Path,
     *,
     imagenet: str | Path | None = None,
+    planes: Sequence[str | Path] = (),
     arithmetic: Arithmetic | None = None,
     progress: OnProgress | None = None,
 ) -> Path:
     """Train (or continue) the classifier; returns ``OUT/classifier.safetensors``. See `scanside.training.loop.train`.
+
+    `planes` are trained single-plane networks that a fusion's branches start from; see `ClassifierTask`.
 
     Raises
     ------
@@ -105,7 +108,8 @@ def train_classifier(
     finished = finished_weights(ClassifierTask.name, recipe, out)
     if finished is not None and predictions.is_file():
         return finished
-    task = ClassifierTask(recipe, list(split.lesions(TRAIN)), list(split.lesions(VALIDATION)), imagenet, split.record())
+    lesions, held_out = (list(split.lesions(part)) for part in (TRAIN, VALIDATION))
+    task = ClassifierTask(recipe, lesions, held_out, imagenet, split.record(), planes=planes)
     if any(s.pictures for s in sets) and len(task.planes) > 1:
         raise UsageError(
             "these pictures show one view of a lesion",

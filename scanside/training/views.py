@@ -7,7 +7,6 @@ there are two). `fusion1` takes both views at once, its branches starting from t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +26,11 @@ from scanside.models.fusion import MALIGNANT, FusionClassifier
 from scanside.training.augment import brightness
 from scanside.training.busbra import BusbraImage, check_cases, read_busbra, split_busbra
 from scanside.training.checkpoint import load_weights
-from scanside.training.classify import imagenet_start, sgd, trained_stride
+from scanside.training.classify import imagenet_start, sgd
 from scanside.training.errors import TrainingDataError
 from scanside.training.loop import Arithmetic, best_arithmetic, train
 from scanside.training.recipe import ViewsRecipe
+from scanside.training.start import trained_stride, training_record
 
 STORED_SIZE = 288
 STORED_MARGIN = 1.8
@@ -256,14 +256,9 @@ def train_views(
     )
 
 
-def training_data(weights: str | Path) -> dict[str, Any]:
-    """What the record beside `weights` says of their data and start; see `ViewsTask.record`."""
-    return json.loads(Path(weights).with_suffix(".json").read_text(encoding="utf-8"))["data"]  # type: ignore[no-any-return]
-
-
 def stride_of(weights: str | Path) -> StrideAt:
     """Where the network in `weights` strides, by the record beside them."""
-    return trained_stride(training_data(weights))
+    return trained_stride(training_record(Path(weights))["data"])
 
 
 def predict_views(

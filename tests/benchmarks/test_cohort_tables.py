@@ -41,7 +41,7 @@ def tiny_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_csv_a_model_written_at_once_and_left_alone_afterwards(tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(RECIPE)
-    models = [("resnet50", "sagittal"), ("resnet50", "fusion1")]
+    models = [("resnet50", "sagittal"), ("resnet50", "transverse"), ("resnet50", "fusion1")]
 
     def make() -> None:
         make_table(
@@ -50,6 +50,7 @@ def test_one_csv_a_model_written_at_once_and_left_alone_afterwards(tmp_path: Pat
             tmp_path / "out",
             models=[":".join(model) for model in models],
             recipe=str(recipe),
+            fusion_recipe=str(recipe),
             parts=("train", "validation", "external-b"),
             workers=0,
             seed=4,
@@ -66,6 +67,7 @@ def test_one_csv_a_model_written_at_once_and_left_alone_afterwards(tmp_path: Pat
         record = json.loads(file.with_suffix(".json").read_text())
         assert record["recipe"]["variant"] == variant
         assert record["recipe"]["seed"] == 4
+        assert record["data"]["start"] == ("single planes" if variant == "fusion1" else "random")
         assert record["command"].startswith("python -m benchmarks")
         assert (tmp_path / "out" / f"cohort-{backbone}-{variant}.log.jsonl").is_file()
     table = rows_of(tmp_path / "out" / "cohort-tables.csv")
@@ -74,9 +76,11 @@ def test_one_csv_a_model_written_at_once_and_left_alone_afterwards(tmp_path: Pat
         ("fusion1", "external-b", "2"),
         ("sagittal", "validation", "2"),
         ("sagittal", "external-b", "2"),
+        ("transverse", "validation", "2"),
+        ("transverse", "external-b", "2"),
     ]
     weights = {f: f.stat().st_mtime_ns for f in (tmp_path / "runs").rglob("*.safetensors")}
-    assert len(weights) == 2
+    assert len(weights) == 3
     make()
     assert weights == {f: f.stat().st_mtime_ns for f in (tmp_path / "runs").rglob("*.safetensors")}
 

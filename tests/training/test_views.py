@@ -15,6 +15,7 @@ from scanside.models.fusion import FusionClassifier
 from scanside.training.checkpoint import load_weights
 from scanside.training.loop import Arithmetic
 from scanside.training.recipe import ViewsRecipe
+from scanside.training.start import training_record
 from scanside.training.views import (
     ViewedLesion,
     ViewsSplit,
@@ -22,7 +23,6 @@ from scanside.training.views import (
     predict_views,
     stride_of,
     train_views,
-    training_data,
 )
 
 FP32 = Arithmetic(torch.device("cpu"), None)
@@ -77,6 +77,6 @@ def test_fusion1_starts_where_the_single_view_ended(with_tail: str, split: Views
         x = donor.normalise(crop)
         assert torch.allclose(model.eval()(x, x), donor.eval()(x), atol=1e-5)  # half the sum of equal features
     weights = train_views(both, split, tmp_path, name="two_views", single=single, arithmetic=FP32)
-    assert training_data(weights)["start"] == "single view"
+    assert training_record(weights)["data"]["start"] == "single view"
     assert [p.shape for p in predict_views(weights, both, split.test)] == [(1,), (1,)]
     assert [p.shape for p in predict_views(single, recipe, split.test)] == [(2,), (2,)]

@@ -1,0 +1,115 @@
+"""What a training may start from: the records beside trained weights, and the planes' networks of a fusion."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from scanside.errors import CheckpointError, UsageError
+from scanside.models.backbones import StrideAt
+from scanside.models.fusion import PLANES_OF
+from scanside.models.weights import put, read_tensors
+from scanside.training.recipe import ClassifierRecipe
+
+
+def training_record(weights: Path) -> dict[str, Any]:
+    """The record that a training left beside `weights`.
+
+    Raises
+    ------
+    CheckpointError
+        There is none, it is damaged, or it is of no training of this package.
+    """
+    file = weights.with_suffix(".json")
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            "no record beside the weights",
+            where=weights,
+            expected=file.name,
+            found="none",
+            remedy="keep the two files that a training leaves together",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError("the record cannot be read", where=file, found=str(error).splitlines()[0]) from None
+    parts = [record.get(key) if isinstance(record, dict) else None for key in ("recipe", "data", "validation")]
+    if not all(isinstance(part, dict) for part in parts):
+        raise CheckpointError(
+            "the record is of no training of this package",
+            where=file,
+            expected="objects named recipe, data and validation",
+        )
+    return record  # type: ignore[no-any-return]
+
+
+def trained_stride(data: Mapping[str, Any]) -> StrideAt:
+    """Where a network strides by its training's record; those of views did not state it at first."""
+    started = "1x1" if data.get("start") in ("imagenet", "single view") else "3x3"
+    return data.get("stride_at") or started  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Donor:
+    """A trained single-plane network whose branch another starts from; `sha256` is that of its weights' file."""
+
+    weights: Path
+    plane: str
+    stride_at: StrideAt
+    sha256: str
+
+    def give(self, branch: nn.Module) -> None:
+        """Put this network's branch into `branch`.
+
+        Raises
+        ------
+        CheckpointError
+            The weights are damaged or another network's.
+        """
+        prefix = f"branches.{self.plane}."
+        tensors = {name.removeprefix(prefix): t for name, t in read_tensors(self.weights).items() if prefix in name}
+        put(branch, tensors, where=self.weights, network=f"the {self.plane} branch")
+
+
+def read_donors(files: Sequence[str | Path], recipe: ClassifierRecipe, sources: Mapping[str, Any]) -> list[Donor]:
+    """The single-plane networks in `files`, by the records beside them; none for no files.
+
+    Raises
+    ------
+    UsageError
+        They are not one for each plane of the recipe's variant, of its backbone and all striding at one place, or they
+        were trained on another split, whose cases may be among those kept out here.
+    CheckpointError
+        A record is absent or damaged.
+    """
+    donors = []
+    for file in map(Path, files):
+        record = training_record(file)
+        data = record["data"]
+        if record["recipe"].get("backbone") != recipe.backbone:
+            expected, found = recipe.backbone, record["recipe"].get("backbone")
+            raise UsageError("the start has another backbone", where=file, expected=expected, found=found)
+        if data.get("data_sets") != sources.get("data_sets"):
+            raise UsageError(
+                "the start was trained on another split",
+                where=file,
+                expected="the same data sets, each case with the same use",
+                remedy="cases that are kept out here may have trained it",
+            )
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        donors.append(Donor(file, str(record["recipe"].get("variant")), trained_stride(data), sha256))
+    wanted, found = sorted(PLANES_OF[recipe.variant]), sorted(donor.plane for donor in donors)
+    if donors and (wanted != found or len({donor.stride_at for donor in donors}) > 1):
+        strides = " and ".join(sorted({donor.stride_at for donor in donors}))
+        raise UsageError(
+            f"these networks do not make a {recipe.variant}",
+            expected=f"one trained network for each of {', '.join(wanted)}, striding alike",
+            found=f"{', '.join(found)}, striding at {strides}",
+        )
+    return donors

@@ -1,0 +1,115 @@
+"""What a fusion starts from: its planes' networks, of one split and of one kind, or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scanside.errors import CheckpointError, UsageError
+from scanside.models.weights import read_tensors
+from scanside.training.classify import ClassifierTask
+from scanside.training.datasets import open_data
+from scanside.training.recipe import ClassifierRecipe
+from scanside.training.run import train_classifier
+
+RECIPE = ClassifierRecipe(
+    steps=1, batch=2, size=32, recalibration_batches=0, validation_phantoms=1, frames=2, frozen=("conv1",)
+)
+PLANES = ("transverse", "sagittal", "coronal")
+
+
+@pytest.fixture(scope="module")
+def planes(stub_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A trained network for each plane."""
+    runs = tmp_path_factory.mktemp("planes")
+    sets = [open_data(stub_cohort, runs)]
+    return {plane: train_classifier(replace(RECIPE, variant=plane), sets, runs / plane) for plane in PLANES}
+
+
+def test_a_fusion_starts_from_its_planes_and_its_head_is_new(
+    planes: dict[str, Path], stub_cohort: Path, tmp_path: Path
+) -> None:
+    record = json.loads(planes["transverse"].with_suffix(".json").read_text())
+    sources = {"data_sets": record["data"]["data_sets"]}
+    phantoms = _phantoms(stub_cohort)
+    task = ClassifierTask(RECIPE, phantoms, [], None, sources, planes=list(planes.values()))
+    started = task.model.state_dict()
+    for plane, weights in planes.items():
+        own = {k: v for k, v in read_tensors(weights).items() if k.startswith("branches.")}
+        assert own
+        assert all(torch.equal(started[name], tensor) for name, tensor in own.items())
+        assert task.record()["start_files"][plane] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert task.record()["start"] == "single planes"
+    assert task.frozen == tuple(f"branches.{plane}.conv1" for plane in PLANES)
+    names = {id(p): n for n, p in task.model.named_parameters()}
+    fast = {names[id(p)] for g in task.optimizer().param_groups if g["scale"] > 1 for p in g["params"]}
+    assert {name.partition(".")[0] for name in fast} == {"halve", "classify"}
+    weights = train_classifier(
+        replace(RECIPE, variant="fusion1"),
+        [open_data(stub_cohort, tmp_path)],
+        tmp_path / "run",
+        planes=[planes["sagittal"], planes["transverse"]],
+    )
+    assert json.loads(weights.with_suffix(".json").read_text())["data"]["start"] == "single planes"
+
+
+def _phantoms(stub_cohort: Path) -> list[Any]:
+    from scanside.training.cohort_data import cohort_files, read_phantom
+
+    return [read_phantom(file, sections=()) for file in cohort_files(stub_cohort).values()]
+
+
+def other_split(record: dict[str, Any]) -> None:
+    parts = record["data"]["data_sets"]["phantom"]
+    parts["train"] += parts.pop("validation")
+
+
+def other_backbone(record: dict[str, Any]) -> None:
+    record["recipe"]["backbone"] = "resnet101"
+
+
+def other_stride(record: dict[str, Any]) -> None:
+    record["data"]["stride_at"] = "1x1"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (other_split, UsageError, "the start was trained on another split"),
+        (other_backbone, UsageError, "another backbone; expected resnet50, found resnet101"),
+        (other_stride, UsageError, "do not make a fusion2; expected one trained network for each of coronal, sagittal"),
+        (lambda record: record.pop("data"), CheckpointError, "the record is of no training of this package"),
+    ],
+)
+def test_a_start_that_cannot_be_used(
+    planes: dict[str, Path],
+    stub_cohort: Path,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], object],
+    error: type[Exception],
+    words: str,
+) -> None:
+    record = json.loads(planes["sagittal"].with_suffix(".json").read_text())
+    sources = {"data_sets": json.loads(json.dumps(record["data"]["data_sets"]))}
+    change(record)
+    changed = tmp_path / "classifier.safetensors"
+    changed.write_bytes(planes["sagittal"].read_bytes())
+    changed.with_suffix(".json").write_text(json.dumps(record))
+    files = [planes["transverse"], changed, planes["coronal"]]
+    with pytest.raises(error, match=words):
+        ClassifierTask(RECIPE, _phantoms(stub_cohort), [], None, sources, planes=files)
+
+
+def test_a_plane_is_missing_or_there_twice(planes: dict[str, Path], stub_cohort: Path) -> None:
+    record = json.loads(planes["sagittal"].with_suffix(".json").read_text())
+    sources = {"data_sets": record["data"]["data_sets"]}
+    for names in (("transverse", "sagittal"), ("transverse", "sagittal", "sagittal"), PLANES * 2):
+        with pytest.raises(UsageError, match="these networks do not make a fusion2"):
+            ClassifierTask(RECIPE, _phantoms(stub_cohort), [], None, sources, planes=[planes[name] for name in names])
