@@ -22,7 +22,7 @@ from scanside.models.weights import put, read_tensors
 from scanside.pack import NETWORKS, Pack, load_pack
 from scanside.pack.manifest import Licence
 from scanside.pack.write import refuse_foreign
-from scanside.pack_from_weights import GOLDEN, golden_phantom, golden_sections, golden_triplets
+from scanside.pack_from_weights import GOLDEN, golden_phantoms, golden_sections, golden_triplets
 from scanside.training.datasets.open import BUSBRA
 from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe, SgdRecipe, ViewsRecipe, recipe_from
 from scanside.training.start import trained_stride, training_record
@@ -130,8 +130,8 @@ def pack_from_training(
     models = {network: one.model() for network, one in trained.items()}
     finished("weights")
     parameters = _parameters(given, trained)
-    phantom = golden_phantom()
-    sections, triplets = golden_sections(phantom, parameters), golden_triplets(phantom, parameters)
+    phantoms = golden_phantoms()
+    sections, triplets = golden_sections(phantoms[0], parameters), golden_triplets(phantoms, parameters)
     finished("phantom")
     taken = [network for network in NETWORKS if network not in trained]
     licences = _licences(licence, trained.values(), given if taken else None)

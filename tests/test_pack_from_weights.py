@@ -28,7 +28,7 @@ from scanside.models import FusionClassifier, Segmenter, own_weights
 from scanside.models.fusion import PLANES
 from scanside.models.own_weights import Normalisation
 from scanside.pack import file_records, golden_cases, load_pack, write_pack
-from scanside.pack_from_weights import OwnWeights, golden_phantom, golden_sections, golden_triplets, pack_from_weights
+from scanside.pack_from_weights import OwnWeights, golden_phantoms, golden_sections, golden_triplets, pack_from_weights
 
 if TYPE_CHECKING:
     from tests.conftest import BlobVolume
@@ -163,11 +163,13 @@ def test_a_variant_sees_its_planes_only(
 
 
 def test_golden_inputs_hold_lesions_in_every_plane() -> None:
-    phantom, parameters = golden_phantom(), PackParameters(crop_size=48)
-    assert len(phantom.truth) >= 2
-    triplets = golden_triplets(phantom, parameters)
-    assert {plane: x.shape for plane, x in triplets.items()} == {p: (len(phantom.truth), 1, 48, 48) for p in PLANES}
-    for section, plane in zip(golden_sections(phantom, parameters), PLANES, strict=True):
+    phantoms, parameters = golden_phantoms(), PackParameters(crop_size=48)
+    lesions = [lesion for phantom in phantoms for lesion in phantom.truth]
+    assert len(lesions) >= 8
+    assert {lesion.malignant for lesion in lesions} == {False, True}
+    triplets = golden_triplets(phantoms, parameters)
+    assert {plane: x.shape for plane, x in triplets.items()} == {p: (len(lesions), 1, 48, 48) for p in PLANES}
+    for section, plane in zip(golden_sections(phantoms[0], parameters), PLANES, strict=True):
         assert section.dtype == np.uint8
         assert all(n % 32 == 0 for n in section.shape[2:])
         assert section.std() > 10

@@ -243,6 +243,30 @@ def test_golden_cases_prove_the_pack_and_catch_a_wrong_runtime(
         load(tiny_pack, device="cpu", threads=1)
 
 
+def test_a_rounded_precision_may_be_off_by_two_percent_more_than_the_pack_allows(
+    tiny_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever one triplet does: the mean is judged, and the message names the limit that was passed."""
+    with load(tiny_pack, device="cpu", threads=1) as predictor:
+        golden = next(case for case in predictor._golden if case.network == "classifier")
+        device = predictor.device
+        rounded = {**device.networks, "classifier": replace(device.networks["classifier"], precision="int8")}
+        monkeypatch.setattr(Predictor, "device", property(lambda self: replace(device, networks=rounded)))
+        answer = golden.outputs["probability"]
+        away = np.where(answer > 0.5, -1, 1).astype(np.float32)
+
+        def check(error: float) -> None:
+            def off(inputs: object, outputs: dict[str, np.ndarray]) -> None:
+                outputs["probability"][...] = answer + away * np.float32(error)
+
+            monkeypatch.setattr(predictor.classifier.runtime, "run", off)
+            predictor.self_check()
+
+        check(golden.mean_error + 0.019)
+        with pytest.raises(EngineError, match=f"at most 1, {golden.mean_error + 0.02:g} on average"):
+            check(golden.mean_error + 0.021)
+
+
 def test_a_manifest_that_names_other_tensors_is_caught(tiny_pack: Path) -> None:
     pack = load_pack(tiny_pack)
     manifest = replace(pack.manifest, segmenter=replace(pack.manifest.segmenter, output="mask"), golden=())
