@@ -257,12 +257,26 @@ def policies_part(result: Result, docs: Path) -> str:
 def phantoms_part(result: Result, docs: Path) -> str:
     """Findings against the known truth."""
     record = result.record
-    columns = ("volumes", "lesions", "found", "sensitivity", "false_positives_per_volume", "auc", "accuracy")
+    columns = (
+        "volumes",
+        "lesions",
+        "found",
+        "sensitivity",
+        "false_positives_per_volume",
+        "froc_score",
+        "dice_mean",
+        "dice_median",
+        "auc",
+        "accuracy",
+    )
+    sizes = [(name, f"{found} of {lesions}") for name, (found, lesions) in record["found_by_size"].items()]
     return "\n".join(
         [
             "## Lesions found\n",
             where_from(record, f"seeds {record['seeds'][0]} to {record['seeds'][-1]}, {record['precision']}"),
             markdown(columns, [[record[column] for column in columns]]),
+            markdown(("size", "found"), sizes),
+            "The FROC score is the mean sensitivity at 1/8 to 8 false positives a volume; Dice, of lesions found.\n",
         ]
     )
 
