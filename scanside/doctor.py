@@ -13,7 +13,13 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from scanside.engine.capabilities import OPENVINO_PACKAGE, RUNTIME_PACKAGES, Capabilities, capabilities
+from scanside.engine.capabilities import (
+    OPENVINO_API_PACKAGE,
+    OPENVINO_PACKAGE,
+    RUNTIME_PACKAGES,
+    Capabilities,
+    capabilities,
+)
 from scanside.errors import ScansideError
 
 SCHEMA = "scanside-doctor/1"
@@ -83,7 +89,8 @@ class Examination:
 
 def examine(pack: str | os.PathLike[str] | None = None) -> Examination:
     """Look at this machine and at `pack` (the shipped one if None). What fails is a finding, never an error."""
-    names = ("scanside", "numpy", *RUNTIME_PACKAGES, OPENVINO_PACKAGE, "opencv-python-headless", "pydicom")
+    runtimes = (*RUNTIME_PACKAGES, OPENVINO_PACKAGE, OPENVINO_API_PACKAGE)
+    names = ("scanside", "numpy", *runtimes, "opencv-python-headless", "pydicom")
     software = {"python": platform.python_version(), **_installed(names)}
     looks: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
         ("machine", _memory),
@@ -121,6 +128,17 @@ def _memory() -> Iterator[Check]:
                 yield Check("machine", "memory", State.OK, f"{gib:.1f} GiB available")
 
 
+def _openvino_api(machine: Capabilities) -> Check:
+    """OpenVINO itself, which stands in for the plug-in."""
+    if machine.openvino_api:
+        version = machine.packages.get(OPENVINO_API_PACKAGE, "found")
+        return Check("runtime", "openvino", State.OK, f"{version}: runs bf16 and int8 in the plug-in's place")
+    remedy = None
+    if OPENVINO_PACKAGE in machine.packages:  # the plug-in is here and does not know this processor
+        remedy = 'for 8 bits on this processor: pip install "scanside[openvino]"'
+    return Check("runtime", "openvino", State.ABSENT, "not installed", remedy)
+
+
 def _runtime(machine: Capabilities) -> Iterator[Check]:
     from scanside.engine.onnxruntime import choose
 
@@ -144,6 +162,7 @@ def _runtime(machine: Capabilities) -> Iterator[Check]:
         wanted = OPENVINO_PACKAGE not in machine.packages and machine.avx512 and sys.platform == "linux"
         remedy = f"pip install {OPENVINO_PACKAGE}" if wanted else None
         yield Check("runtime", "openvino plug-in", State.ABSENT, machine.openvino_remark, remedy)
+        yield _openvino_api(machine)
     try:
         choice = choose(machine)
     except ScansideError as error:

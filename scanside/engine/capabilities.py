@@ -16,6 +16,7 @@ from scanside.errors import ScansideError
 
 OPENVINO_EP = "OpenVINOExecutionProvider"
 OPENVINO_PACKAGE = "onnxruntime-ep-openvino"
+OPENVINO_API_PACKAGE = "openvino"
 RUNTIME_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 
 _registering = threading.Lock()
@@ -31,7 +32,8 @@ class Capabilities:
 
     `flags` are the processor's instruction sets as /proc/cpuinfo names them (empty where the system does not say),
     `packages` the installed versions of the packages that decide, `providers` ONNX Runtime's built-in providers, and
-    `openvino` whether the OpenVINO plug-in offers this processor as a device.
+    `openvino` whether the OpenVINO plug-in offers this processor as a device, `openvino_api` whether OpenVINO itself
+    is installed.
     """
 
     processor: str
@@ -42,6 +44,7 @@ class Capabilities:
     openvino: bool
     openvino_remark: str = ""
     """Why the plug-in does not offer this processor; empty when it does."""
+    openvino_api: bool = False
     ask_tensorrt: Callable[[], tuple[str, str]] = _no_tensorrt
     """Asked when `tensorrt` is: a run on the processor never opens the GPU."""
 
@@ -82,7 +85,7 @@ def capabilities() -> Capabilities:
     import onnxruntime
 
     packages = {}
-    for name in (*RUNTIME_PACKAGES, OPENVINO_PACKAGE):
+    for name in (*RUNTIME_PACKAGES, OPENVINO_PACKAGE, OPENVINO_API_PACKAGE):
         try:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -96,6 +99,7 @@ def capabilities() -> Capabilities:
         providers=tuple(onnxruntime.get_available_providers()),
         openvino=device is not None,
         openvino_remark=remark,
+        openvino_api=util.find_spec(OPENVINO_API_PACKAGE) is not None,
         ask_tensorrt=tensorrt_runtime,
     )
 

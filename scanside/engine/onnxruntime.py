@@ -1,4 +1,7 @@
-"""ONNX Runtime as a runtime: the CPU provider, the OpenVINO plug-in provider, or CUDA, by one written rule."""
+"""ONNX Runtime as a runtime: the CPU provider, the OpenVINO plug-in provider, or CUDA, by one written rule.
+
+The rule also names OpenVINO by itself (`engine/openvino.py`), for processors that the plug-in does not offer.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,10 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 
 CPU = "onnxruntime/cpu"
 OPENVINO = "onnxruntime/openvino-cpu"
+OPENVINO_API = "openvino/cpu"
 CUDA = "onnxruntime/cuda"
 
-_OPENVINO_HINT = {"fp32": "f32", "bf16": "bf16"}
+OPENVINO_HINT = {"fp32": "f32", "bf16": "bf16"}
 _NUMPY_OF = {
     "tensor(uint8)": np.uint8,
     "tensor(int8)": np.int8,
@@ -71,6 +75,8 @@ def choose(machine: Capabilities, device: str = "auto", precision: str = "auto",
       runs on the CPU provider: the plug-in measured 0.94 x with it, and keeps its weights twice (370 MB more).
     * ``int8`` on a CPU: the OpenVINO plug-in, what is not rounded in bf16 where the processor has it (measured with
       AMX: 1.3 x as fast as with the rest in fp32). The CPU provider runs 8-bit graphs slower than fp32 ones.
+    * ``bf16`` and ``int8`` where the plug-in offers no device (processors of other makers than Intel): OpenVINO itself
+      where it is installed.
 
     Raises
     ------
@@ -135,26 +141,35 @@ def _choose_bf16(machine: Capabilities) -> Choice:
             found=machine.processor,
             remedy="run with precision fp32",
         )
-    if not machine.openvino:
-        raise EngineError(
-            "bf16 needs the OpenVINO plug-in provider",
-            where="precision bf16",
-            found=machine.openvino_remark,
-            remedy=f"pip install {OPENVINO_PACKAGE}, or run with precision fp32",
-        )
-    return Choice(OPENVINO, "bf16", "the processor multiplies bf16")
+    return Choice(_openvino_for(machine, "bf16"), "bf16", "the processor multiplies bf16")
 
 
 def _choose_int8(machine: Capabilities) -> Choice:
-    if not machine.openvino:
-        raise EngineError(
-            "int8 needs the OpenVINO plug-in provider",
-            where="precision int8",
-            found=machine.openvino_remark,
-            remedy=f"pip install {OPENVINO_PACKAGE}, or run with precision fp32",
-        )
     rest = "bf16" if machine.bf16 else "fp32"
-    return Choice(OPENVINO, "int8", f"8-bit kernels, the rest in {rest}", rest=rest)
+    return Choice(_openvino_for(machine, "int8"), "int8", f"8-bit kernels, the rest in {rest}", rest=rest)
+
+
+def _openvino_for(machine: Capabilities, precision: str) -> str:
+    """The plug-in where it offers this processor, else OpenVINO itself.
+
+    Raises
+    ------
+    EngineError
+        Neither is here.
+    """
+    if machine.openvino:
+        return OPENVINO
+    if machine.openvino_api:
+        return OPENVINO_API
+    wanted = OPENVINO_PACKAGE
+    if OPENVINO_PACKAGE in machine.packages:
+        wanted = '"scanside[openvino]"'  # the plug-in is here and does not know this processor
+    raise EngineError(
+        f"{precision} needs OpenVINO",
+        where=f"precision {precision}",
+        found=machine.openvino_remark,
+        remedy=f"pip install {wanted}, or run with precision fp32",
+    )
 
 
 def load_runtime(
@@ -209,6 +224,10 @@ def load_runtime(
     try:
         if choice.runtime == CUDA and spec is not None:
             return _load_on_cuda(graph, choice, dims or {}, name, spec)
+        if choice.runtime == OPENVINO_API:
+            from scanside.engine.openvino import OpenvinoRuntime
+
+            return OpenvinoRuntime(graph, choice, dims or {}, threads, name)
         return OnnxRuntime(graph, choice, dims or {}, threads, name)
     except EngineError as error:
         if device != "auto" or choice.runtime == CPU or choice.precision != "fp32":
@@ -239,8 +258,6 @@ class OnnxRuntime(Runtime):
     """One graph in ONNX Runtime, in one session or in one a stream; see `load_runtime`."""
 
     def __init__(self, graph: bytes, choice: Choice, dims: Mapping[str, int], threads: int, name: str) -> None:
-        import onnxruntime
-
         self.graph_name = name
         self.choice = choice
         self.fallbacks = choice.fallbacks
@@ -250,26 +267,37 @@ class OnnxRuntime(Runtime):
             dims, streams = {**dims, "batch": parts.batch}, parts.streams
         self._sessions: list[Any] = []
         try:
-            options, providers = session_options(onnxruntime, choice, dims, max(1, threads // streams))
-            for _ in range(streams):
-                self._sessions.append(onnxruntime.InferenceSession(graph, options, **providers))
-        except Exception as error:  # ONNX Runtime's errors share no base class
+            self._sessions += self._opened(graph, dims, max(1, threads // streams), streams)
+        except Exception as error:  # neither ONNX Runtime's nor OpenVINO's errors share a base class
             raise EngineError(
                 "the graph does not load",
                 where=name,
                 found=f"{choice.runtime}: {message_of(error)}",
                 remedy="verify the pack with `scanside pack verify`, and this machine with `scanside doctor`",
             ) from error
-        first = self._sessions[0]
-        if choice.runtime == CUDA:
-            require_cuda(first, name)
-        self._inputs = tuple(tensor_spec(node, name, free_batch=parts is not None) for node in first.get_inputs())
-        self._outputs = tuple(tensor_spec(node, name, free_batch=parts is not None) for node in first.get_outputs())
+        self._inputs, self._outputs = self._tensors(self._sessions[0], free_batch=parts is not None)
         self._spare: deque[tuple[dict[str, NDArray], dict[str, NDArray]]] = deque()
         self._pool = None if parts is None else ThreadPoolExecutor(streams, f"{name} {choice.precision}")
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for session in self._sessions:
             self._idle.put(session)
+
+    def _opened(self, graph: bytes, dims: Mapping[str, int], threads: int, streams: int) -> list[Any]:
+        """`streams` sessions of `threads` threads, one made after the other."""
+        import onnxruntime
+
+        options, providers = session_options(onnxruntime, self.choice, dims, threads)
+        return [onnxruntime.InferenceSession(graph, options, **providers) for _ in range(streams)]
+
+    def _tensors(self, session: Any, *, free_batch: bool) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """The inputs and outputs of a session."""
+        if self.choice.runtime == CUDA:
+            require_cuda(session, self.graph_name)
+        inputs, outputs = (
+            tuple(tensor_spec(node, self.graph_name, free_batch=free_batch) for node in nodes)
+            for nodes in (session.get_inputs(), session.get_outputs())
+        )
+        return inputs, outputs
 
     @property
     def name(self) -> str:
@@ -335,7 +363,7 @@ class OnnxRuntime(Runtime):
                 binding.bind_output(key, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
             session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's errors share no base class
-            raise EngineError("the graph failed", where=self.graph_name, found=message_of(error)) from error
+            raise failed(self.graph_name, error) from error
 
     def _run_short(self, inputs: Mapping[str, NDArray], outputs: Mapping[str, NDArray]) -> None:
         """Run fewer items than a part holds: the rest is zero, and its answers are dropped."""
@@ -397,7 +425,7 @@ def _parts(choice: Choice, dims: Mapping[str, int], threads: int) -> Parts | Non
     is a session of its own, made after the other: one session with two of the plug-in's streams compiles them at the
     same time, and of 12 such sessions of an 8-bit classifier two gave wrong answers ever after (OpenVINO 2026.4).
     """
-    if choice.runtime != OPENVINO or "height" not in dims:
+    if choice.runtime not in (OPENVINO, OPENVINO_API) or "height" not in dims:
         return None
     batch = max(1, min(PART_SECTIONS, PART_PIXELS // (dims["height"] * dims["width"])))
     return Parts(batch, min(threads, MOST_STREAMS))
@@ -422,7 +450,7 @@ def session_options(
         options.add_free_dimension_override_by_name(key, size)
     if choice.runtime == OPENVINO:
         config = {
-            "INFERENCE_PRECISION_HINT": _OPENVINO_HINT[choice.rest or choice.precision],
+            "INFERENCE_PRECISION_HINT": OPENVINO_HINT[choice.rest or choice.precision],
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # else every session would take the first cores
@@ -470,6 +498,11 @@ def tensor_spec(node: Any, graph: str, *, free_batch: bool = False) -> TensorSpe
 def _known(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UsageError(f"unknown {what}", expected=" | ".join(known), found=repr(value))
+
+
+def failed(graph: str, error: BaseException) -> EngineError:
+    """The one error for a run that failed."""
+    return EngineError("the graph failed", where=graph, found=message_of(error))
 
 
 def message_of(error: BaseException) -> str:
