@@ -6,7 +6,6 @@ trained, and every value that no training states (the operating point, the crop 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from scanside.errors import CheckpointError, UsageError
 from scanside.export.pack import PackParameters, create_pack
 from scanside.models.fusion import FusionClassifier
 from scanside.models.unet import Segmenter, build_segmenter
-from scanside.models.weights import put, read_tensors
+from scanside.models.weights import put, read_tensors, weight_files, weights_sha256
 from scanside.pack import NETWORKS, Pack, load_pack
 from scanside.pack.manifest import Licence
 from scanside.pack.write import refuse_foreign
@@ -163,7 +162,7 @@ def find_trained(checkpoint: str | os.PathLike[str]) -> list[Trained]:
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():
         return [_trained(checkpoint)]
-    files = [file for network in NETWORKS if (file := checkpoint / f"{network}.safetensors").is_file()]
+    files = [file for network in NETWORKS if weight_files(file := checkpoint / f"{network}.safetensors")]
     if not files:
         unfinished = sorted(file.name for file in checkpoint.glob("*.checkpoint.pt"))
         others = sorted(file.name for file in checkpoint.glob("*.safetensors"))
@@ -182,7 +181,7 @@ def find_trained(checkpoint: str | os.PathLike[str]) -> list[Trained]:
 
 
 def _trained(weights: Path) -> Trained:
-    if not weights.is_file() or weights.suffix != ".safetensors":
+    if not weight_files(weights) or weights.suffix != ".safetensors":
         raise CheckpointError(
             "no trained network here",
             where=weights,
@@ -241,7 +240,7 @@ def _provenance(trained: Mapping[str, Trained], base: Pack, taken: Sequence[str]
     return {
         "made_by": "scanside export",
         "files": {
-            network: {"name": one.weights.name, "sha256": hashlib.sha256(one.weights.read_bytes()).hexdigest()}
+            network: {"name": one.weights.name, "sha256": weights_sha256(one.weights)}
             for network, one in trained.items()
         },
         "base": {

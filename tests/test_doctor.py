@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,22 @@ def test_a_missing_plugin_has_a_remedy_where_it_would_gain(monkeypatch: pytest.M
     check = found(examine(tiny_pack), "openvino plug-in")
     assert (check.state, check.detail) == (State.ABSENT, remark)
     assert check.remedy == "pip install onnxruntime-ep-openvino"
+
+
+def test_openvino_itself_stands_in_for_a_plug_in_that_offers_no_device(
+    monkeypatch: pytest.MonkeyPatch, tiny_pack: Path
+) -> None:
+    without = machine(packages={"onnxruntime-ep-openvino": "1.8.1"})
+    monkeypatch.setattr(doctor, "capabilities", lambda: without)
+    check = found(examine(tiny_pack), "openvino")
+    assert (check.state, check.remedy) == (
+        State.ABSENT,
+        'for 8 bits on this processor: pip install "scanside[openvino]"',
+    )
+    with_it = replace(without, openvino_api=True, packages={**without.packages, "openvino": "2026.4.1"})
+    monkeypatch.setattr(doctor, "capabilities", lambda: with_it)
+    check = found(examine(tiny_pack), "openvino")
+    assert (check.state, check.detail.partition(":")[0]) == (State.OK, "2026.4.1")
 
 
 def test_little_memory_is_a_problem(monkeypatch: pytest.MonkeyPatch, tiny_pack: Path) -> None:

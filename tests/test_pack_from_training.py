@@ -21,6 +21,7 @@ from scanside import pack_from_training as module
 from scanside.cli import app
 from scanside.engine.predictor import Predictor
 from scanside.models import FusionClassifier, Segmenter
+from scanside.models.weights import save_half
 from scanside.pack import Pack, golden_cases, load_pack
 from scanside.pack_from_training import find_trained, pack_from_training
 from scanside.training.checkpoint import save_weights
@@ -127,6 +128,18 @@ def test_every_graph_was_compared_and_the_pack_proves_itself(made: Pack) -> None
         assert compared[network, "FP16 graph"].mean_error < 0.02
     with Predictor(made, "cpu", "fp32", 1) as predictor:
         assert [result.passed for result in predictor.self_check()] == [True] * 4
+
+
+def test_weights_in_parts_are_found_as_one_file(run_folder: Path, tmp_path: Path) -> None:
+    whole = load_file(run_folder / "classifier.safetensors")
+    parts = save_half(whole, tmp_path / "classifier.safetensors", part_bytes=20_000)
+    assert len(parts) > 1
+    (tmp_path / "classifier.json").write_bytes((run_folder / "classifier.json").read_bytes())
+    (from_folder,) = find_trained(tmp_path)
+    (from_file,) = find_trained(tmp_path / "classifier.safetensors")
+    assert from_folder == from_file
+    for name, tensor in from_file.model().state_dict().items():
+        assert torch.allclose(tensor, whole[name], rtol=1e-3, atol=1e-6), name
 
 
 @pytest.mark.parametrize(("trained", "taken"), [("classifier", "segmenter"), ("segmenter", "classifier")])

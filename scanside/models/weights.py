@@ -2,28 +2,36 @@
 
 A file is safetensors, or what `torch.save` made of a state dict (``.pt``, ``.pth``), read with ``weights_only=True``.
 A state dict may lie under "state_dict" or "model_state_dict", and carry the "module." of `DataParallel`.
+
+Weights of more than `PART_BYTES` are kept in parts: ``classifier.safetensors`` then names the files
+``classifier-00001-of-00002.safetensors`` and so on, and all that takes the one takes the other.
 """
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from scanside.errors import CheckpointError
 
 TRAINING_FORMAT = "scanside-training/1"
 SUFFIXES = (".safetensors", ".pt", ".pth")
+PART_BYTES = 90_000_000
+"""Most bytes of tensors in one file that `save_half` writes."""
 MAX_NAMED = 4
 """How many tensors of each kind of mismatch a message names."""
 
 _NESTED = ("state_dict", "model_state_dict")
 _COUNTER = "num_batches_tracked"
+_WHOLE = "whole"
+"""Key of what all parts of the same weights say alike."""
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -46,12 +54,13 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         No such file, a damaged one, one that would run code, or one that holds no state dict.
     """
     path = Path(path)
-    if not path.is_file():
+    files = weight_files(path)
+    if not files:
         raise CheckpointError("no weights here", where=path, expected="a file", found="nothing")
     if path.suffix not in SUFFIXES:
         raise CheckpointError("no weight file", where=path, expected=" | ".join(SUFFIXES), found=path.suffix or "none")
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+        content = _united(files, path) if path.suffix == ".safetensors" else _unpickled(path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             "the file holds more than weights, or is damaged",
@@ -63,6 +72,89 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError("the weights cannot be read", where=path, found=_first_line(error)) from None
     return _state_dict(content, path)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The file at `path`, or the parts that it stands for; empty when there is neither.
+
+    Raises
+    ------
+    CheckpointError
+        A part is missing.
+    """
+    if path.is_file():
+        return [path]
+    digits = "[0-9]" * 5
+    pattern = f"{path.stem}-{digits}-of-{digits}.safetensors"
+    parts = sorted(path.parent.glob(pattern)) if path.suffix == ".safetensors" else []
+    if not parts:
+        return []
+    count = int(parts[0].stem.rpartition("-")[2])
+    expected = [_part(path, number, count) for number in range(1, count + 1)]
+    if parts != expected:
+        found = ", ".join(part.name for part in parts)
+        raise CheckpointError("parts of the weights are missing", where=path, expected=f"{count} parts", found=found)
+    return parts
+
+
+def weights_sha256(path: Path) -> str:
+    """The SHA-256 of a weight file, or of its parts one after the other."""
+    digest = hashlib.sha256()
+    for file in weight_files(path):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def save_half(tensors: Mapping[str, Tensor], path: Path, *, part_bytes: int = PART_BYTES) -> list[Path]:
+    """Write `tensors` at `path` as safetensors, floats in half precision; in parts where they are larger.
+
+    Returns
+    -------
+    list of Path
+        The files, each replaced as a whole.
+
+    Raises
+    ------
+    CheckpointError
+        A value does not fit in half precision.
+    """
+    halved = {name: t.half().contiguous() if t.is_floating_point() else t for name, t in tensors.items()}
+    for name, tensor in halved.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError("a weight does not fit in half precision", where=name, expected="at most 65504")
+    parts: list[dict[str, Tensor]] = [{}]
+    room = part_bytes
+    for name, tensor in halved.items():
+        if parts[-1] and tensor.nbytes > room:
+            parts.append({})
+            room = part_bytes
+        parts[-1][name] = tensor
+        room -= tensor.nbytes
+    digest = hashlib.sha256()
+    for name, tensor in halved.items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    files = [path] if len(parts) == 1 else [_part(path, number, len(parts)) for number in range(1, len(parts) + 1)]
+    for own, file in zip(parts, files, strict=True):
+        temporary = file.with_name(file.name + ".part")
+        save_file(own, temporary, metadata={"format": "pt", _WHOLE: digest.hexdigest()})
+        temporary.replace(file)
+    return files
+
+
+def _part(path: Path, number: int, count: int) -> Path:
+    return path.with_name(f"{path.stem}-{number:05d}-of-{count:05d}.safetensors")
+
+
+def _united(files: Sequence[Path], path: Path) -> dict[str, Tensor]:
+    """The tensors of all parts, which must be of one writing."""
+    wholes = set()
+    for file in files if len(files) > 1 else ():
+        with safe_open(file, "pt") as opened:
+            wholes.add((opened.metadata() or {}).get(_WHOLE))
+    if len(wholes) > 1:
+        found = ", ".join(file.name for file in files)
+        raise CheckpointError("the parts are not of the same weights", where=path, found=found)
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def put(

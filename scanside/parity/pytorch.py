@@ -6,7 +6,6 @@ pack's own, read back from its graph (`scanside.export.read_back`). The certific
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from scanside.export.onnx import SegmenterGraph
 from scanside.export.read_back import Probability, stride_of, torch_classifier, torch_segmenter
 from scanside.models.fusion import FusionClassifier
 from scanside.models.unet import build_segmenter
-from scanside.models.weights import load_weights
+from scanside.models.weights import load_weights, weight_files, weights_sha256
 from scanside.pack import Pack
 from scanside.parity.networks import ARITHMETIC_FLAGS
 
@@ -41,13 +40,13 @@ class TorchNetwork:
         self.network = network
         self._pack, self._threads = pack, threads
         file = None if folder is None else folder / f"{network}.safetensors"
-        self._file = file if file is not None and file.is_file() else None
+        self._file = file if file is not None and weight_files(file) else None
         if self._file is None:
             graphs = {"segmenter": pack.manifest.segmenter.graph, "classifier": pack.manifest.classifier.graph}
             sha256 = pack.manifest.files[graphs[network]].sha256
             weights = "the pack's own weights"
         else:
-            sha256 = hashlib.sha256(self._file.read_bytes()).hexdigest()
+            sha256 = weights_sha256(self._file)
             weights = f"weights {self._file.name} {sha256[:16]}"
         version = torch.__version__.partition("+")[0]
         self.description = f"PyTorch {version} FP32, {weights}"

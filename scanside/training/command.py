@@ -13,6 +13,7 @@ from scanside.errors import ScansideError, UsageError
 _ORDER = """\
 `scanside cohort` makes cohorts, `scanside train` trains and `scanside export` makes packs; `default` runs everything.
 
+  python -m scanside.training reference RUN/classifier.safetensors --out weights
   python -m scanside.training busbra --busbra BUSBRA --weights RUN/segmenter.safetensors --out RUN
   python -m scanside.training default --busbra BUSBRA --imagenet WEIGHTS --out RUN
 """
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m scanside.training",
-        description="Measure a trained segmenter, or make the default pack from nothing.",
+        description="Keep or measure trained weights, or make the default pack from nothing.",
         epilog=_ORDER,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -46,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     busbra.add_argument("--longer-side", type=int, default=160)
     busbra.add_argument("--threshold", type=float, default=0.5)
     busbra.set_defaults(run=_busbra)
+
+    reference = verbs.add_parser("reference", help="a trained network's weights in half precision, and its record")
+    reference.add_argument("weights", type=Path, help=".safetensors that a training left")
+    reference.add_argument("--out", type=Path, required=True)
+    reference.set_defaults(run=_reference)
 
     default = verbs.add_parser("default", help="everything: cohort, both networks, and the pack")
     default.add_argument("--busbra", type=Path, required=True)
@@ -88,6 +94,18 @@ def _busbra(options: argparse.Namespace) -> None:
         threshold=options.threshold,
     )
     _say(f"fold {options.fold}: {summary.images} images, mean Dice {summary.mean:.4f}, median {summary.median:.4f}")
+
+
+def _reference(options: argparse.Namespace) -> None:
+    from scanside.models.weights import read_tensors, save_half
+    from scanside.training.checkpoint import write_json
+    from scanside.training.start import training_record
+
+    record, tensors = training_record(options.weights), read_tensors(options.weights)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for file in save_half(tensors, options.out / options.weights.name):
+        _say(str(file))
+    write_json(options.out / options.weights.with_suffix(".json").name, record)
 
 
 def _default(options: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import nn
 from scanside.errors import CheckpointError, UsageError
 from scanside.models.backbones import StrideAt
 from scanside.models.fusion import PLANES_OF
-from scanside.models.weights import put, read_tensors
+from scanside.models.weights import put, read_tensors, weights_sha256
 from scanside.training.recipe import ClassifierRecipe
 
 
@@ -102,8 +101,7 @@ def read_donors(files: Sequence[str | Path], recipe: ClassifierRecipe, sources: 
                 expected="the same data sets, each case with the same use",
                 remedy="cases that are kept out here may have trained it",
             )
-        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        donors.append(Donor(file, str(record["recipe"].get("variant")), trained_stride(data), sha256))
+        donors.append(Donor(file, str(record["recipe"].get("variant")), trained_stride(data), weights_sha256(file)))
     wanted, found = sorted(PLANES_OF[recipe.variant]), sorted(donor.plane for donor in donors)
     if donors and (wanted != found or len({donor.stride_at for donor in donors}) > 1):
         strides = " and ".join(sorted({donor.stride_at for donor in donors}))

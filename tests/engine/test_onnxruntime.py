@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from scanside.engine.capabilities import Capabilities, capabilities
-from scanside.engine.onnxruntime import CPU, CUDA, OPENVINO, Choice, OnnxRuntime, choose, load_runtime
+from scanside.engine.onnxruntime import CPU, CUDA, OPENVINO, OPENVINO_API, Choice, OnnxRuntime, choose, load_runtime
 from scanside.errors import EngineError, NotBuiltError, UsageError
 from scanside.pack import load_pack
 
@@ -24,6 +25,8 @@ def machine(
 AVX2 = machine("avx2")
 AVX512 = machine("avx2", "avx512f")
 AMX = machine("avx2", "avx512f", "amx_bf16")
+OTHER_MAKER = replace(machine("avx2", "avx512f", "avx512_bf16", openvino=False), openvino_api=True)
+"""Its processor is none that the plug-in offers, and OpenVINO itself is installed."""
 GPU = machine("avx2", providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
 
 
@@ -38,6 +41,10 @@ GPU = machine("avx2", providers=("CUDAExecutionProvider", "CPUExecutionProvider"
         (AMX, "auto", "int8", OPENVINO, "int8"),
         (AVX2, "cpu", "int8", OPENVINO, "int8"),
         (machine("avx512f", openvino=False), "auto", "fp32", CPU, "fp32"),
+        (OTHER_MAKER, "auto", "fp32", CPU, "fp32"),
+        (OTHER_MAKER, "cpu", "bf16", OPENVINO_API, "bf16"),
+        (OTHER_MAKER, "auto", "int8", OPENVINO_API, "int8"),
+        (replace(AMX, openvino_api=True), "cpu", "int8", OPENVINO, "int8"),
         (GPU, "auto", "auto", CUDA, "fp32"),
         (GPU, "cuda", "fp32", CUDA, "fp32"),
         (GPU, "cpu", "fp32", CPU, "fp32"),
@@ -67,8 +74,15 @@ def test_a_missing_plug_in_is_a_fallback_only_where_it_would_gain() -> None:
     [
         (AVX2, "cuda", "auto", EngineError, "no usable CUDA provider"),
         (AVX512, "auto", "bf16", EngineError, "no bf16 arithmetic"),
-        (machine("amx_bf16", openvino=False), "cpu", "bf16", EngineError, "OpenVINO plug-in"),
-        (machine("amx_bf16", openvino=False), "cpu", "int8", EngineError, "int8 needs the OpenVINO plug-in"),
+        (machine("amx_bf16", openvino=False), "cpu", "bf16", EngineError, "bf16 needs OpenVINO"),
+        (machine("amx_bf16", openvino=False), "cpu", "int8", EngineError, "Pip install onnxruntime-ep-openvino"),
+        (
+            replace(machine("avx2", openvino=False), packages={"onnxruntime-ep-openvino": "1.8.1"}),
+            "cpu",
+            "int8",
+            EngineError,
+            r'the plug-in is not installed. Pip install "scanside\[openvino\]"',
+        ),
         (AMX, "auto", "fp16", EngineError, "fp16 needs TensorRT and a GPU"),
         (GPU, "cuda", "int8", EngineError, "int8 needs TensorRT and a GPU"),
         (GPU, "cuda", "bf16", NotBuiltError, "bf16 on CUDA"),

@@ -11,7 +11,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from scanside.errors import CheckpointError
-from scanside.models.weights import load_weights, read_tensors, recognised
+from scanside.models.weights import (
+    load_weights,
+    read_tensors,
+    recognised,
+    save_half,
+    weight_files,
+    weights_sha256,
+)
 
 
 def network() -> nn.Sequential:
@@ -123,3 +130,41 @@ def test_a_torchvision_network_is_recognised_by_its_names(backbone: str) -> None
     assert recognised(names) == backbone
     assert recognised([f"branches.coronal.{name}" for name in names]) == backbone
     assert recognised(others) is None
+
+
+def test_half_precision_in_parts_is_read_as_one_file(model: nn.Sequential, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    files = save_half(model.state_dict(), path, part_bytes=40)
+    assert [file.name for file in files] == [f"w-0000{n}-of-0000{len(files)}.safetensors" for n in (1, 2, 3)]
+    assert sorted(tmp_path.iterdir()) == weight_files(path) == files
+    assert all(file.stat().st_size < 1000 for file in files)
+    other = network()
+    load_weights(other, path)
+    for name, tensor in model.state_dict().items():
+        assert torch.allclose(other.state_dict()[name], tensor, rtol=1e-3, atol=1e-6), name
+    before = weights_sha256(path)
+    save_half({k: v + 1 for k, v in model.state_dict().items()}, path, part_bytes=40)
+    assert weights_sha256(path) != before
+    whole = save_half(model.state_dict(), tmp_path / "one.safetensors")
+    assert weight_files(tmp_path / "one.safetensors") == whole == [tmp_path / "one.safetensors"]
+
+
+def test_parts_that_are_missing_or_of_other_weights(model: nn.Sequential, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    files = save_half(model.state_dict(), path, part_bytes=40)
+    kept = files[1].read_bytes()
+    files[1].unlink()
+    with pytest.raises(CheckpointError, match="parts of the weights are missing; expected 3 parts, found w-00001-of"):
+        read_tensors(path)
+    save_half({k: v + 1 for k, v in model.state_dict().items()}, path, part_bytes=40)
+    files[1].write_bytes(kept)
+    with pytest.raises(CheckpointError, match="the parts are not of the same weights"):
+        read_tensors(path)
+    with pytest.raises(CheckpointError, match="no weights here"):
+        read_tensors(tmp_path / "other.safetensors")
+
+
+def test_a_weight_beyond_half_precision_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="large: a weight does not fit in half precision"):
+        save_half({"large": torch.tensor([7e4])}, tmp_path / "w.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -327,7 +327,7 @@ def test_an_unknown_precision_on_the_command_line(tiny_pack: Path, discs: Path, 
 def test_without_a_name_everything_that_runs_here_is_judged(tiny_pack: Path, discs: Path, tmp_path: Path) -> None:
     machine = capabilities()
     parity = judge(load_pack(tiny_pack), [discs], Settings(rounds=200, sections=2), tmp_path)
-    expected = "bf16" if machine.bf16 and machine.openvino else "fp32"
+    expected = "bf16" if machine.bf16 and (machine.openvino or machine.openvino_api) else "fp32"
     assert {judged.certificate.precision for judged in parity.judged} == {expected}
 
 

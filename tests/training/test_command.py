@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from scanside.training import default as default_module
@@ -49,3 +51,19 @@ def test_busbra_says_mean_and_median(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluation, "evaluate_busbra", evaluate)
     main(["busbra", "--busbra", "b", "--weights", "w.safetensors", "--out", str(tmp_path)])
     assert "mean Dice 0.8123, median 0.8744" in capsys.readouterr().out
+
+
+def test_reference_keeps_half_precision_and_the_record(tmp_path, capsys):
+    import torch
+
+    from scanside.models.weights import read_tensors
+    from scanside.training.checkpoint import save_weights
+
+    model = torch.nn.Linear(3, 2)
+    record = {"recipe": {"steps": 1}, "data": {}, "validation": {}}
+    save_weights(model, tmp_path / "classifier.safetensors", record)
+    main(["reference", str(tmp_path / "classifier.safetensors"), "--out", str(tmp_path / "weights")])
+    kept = tmp_path / "weights" / "classifier.safetensors"
+    assert capsys.readouterr().out == f"{kept}\n"
+    assert read_tensors(kept)["weight"].dtype == torch.float16
+    assert json.loads(kept.with_suffix(".json").read_text()) == record
