@@ -216,7 +216,7 @@ def answers(
 def _derived(network: str, int8: bytes, half: DerivedGraph) -> list[DerivedGraph]:
     """Every precision's hash. The rounded graph keeps in FP32 what the half-precision one keeps."""
     rows = [half]
-    for precision, keep in (("fp32", ()), ("bf16", ()), ("int8", ()), ("int8-fp16", half.keep)):
+    for precision, keep in (("fp32", ()), ("bf16", ()), ("int8", ()), ("int8-u8", ()), ("int8-fp16", half.keep)):
         graph = derived_graph(int8, precision, keep, where=network)
         rows.append(DerivedGraph(network, precision, hashlib.sha256(graph).hexdigest(), tuple(keep)))
     return rows

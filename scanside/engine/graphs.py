@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scanside.engine.onnxruntime import OPENVINO_API
 from scanside.pack import NETWORKS, Pack
 
 
@@ -20,7 +21,9 @@ def precisions_of(pack: Pack) -> tuple[str, ...]:
 def graph_of(pack: Pack, network: str, precision: str, runtime: str) -> bytes:
     """The verified ONNX bytes of `network` ("segmenter", "classifier") in `precision` for `runtime`.
 
-    TensorRT takes every type from the graph, so for it what INT8 leaves is in half precision.
+    TensorRT takes every type from the graph, so for it what INT8 leaves is in half precision. OpenVINO itself runs on
+    processors that may lack 8-bit dot products, so for it activations are unsigned where they can be: on one with AVX2
+    alone, the classifier's rounding error fell from 0.034 to 0.024.
 
     Raises
     ------
@@ -42,4 +45,6 @@ def graph_sha256(pack: Pack, network: str, precision: str, runtime: str) -> str:
 
 
 def _derived(precision: str, runtime: str) -> str:
-    return "int8-fp16" if precision == "int8" and runtime.startswith("tensorrt") else precision
+    if precision != "int8":
+        return precision
+    return "int8-fp16" if runtime.startswith("tensorrt") else "int8-u8" if runtime == OPENVINO_API else precision

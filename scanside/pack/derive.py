@@ -4,7 +4,8 @@ The shipped graph has weights in 8 bits and, once calibrated, activations throug
 as it stands it is the **int8** graph, but for the weights of what is not rounded, which are unfolded. Without the
 activation pairs it is the graph that **fp32** and **bf16** run (a runtime chooses the arithmetic). In half precision it
 is the **fp16** graph, but for the nodes that measurement keeps in FP32. **int8-fp16** is the int8 graph whose remaining
-tensors are in half precision, for a GPU.
+tensors are in half precision, for a GPU. **int8-u8** is the int8 graph whose activations behind a ReLU are unsigned: a
+processor without 8-bit dot products (VNNI) multiplies signed activations with weights of 7 bits.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 from scanside.errors import PackError
 from scanside.pack.half import in_half
 from scanside.pack.onnx_graph import FLOAT, FLOAT16, Constant, Graph, renamed
+
+_UNSIGNED_ZERO = "unsigned.zero"
 
 
 def derived_graph(graph: bytes, precision: str, keep: Collection[str] = (), *, where: str = "graph") -> bytes:
@@ -47,11 +50,15 @@ def derived_graph(graph: bytes, precision: str, keep: Collection[str] = (), *, w
         return without_activation_rounding(parsed).to_bytes() if rounds else graph
     if precision == "fp16":
         return in_half(with_folded_weights(without_activation_rounding(parsed)), keep).to_bytes()
-    if precision in ("int8", "int8-fp16"):
+    if precision in ("int8", "int8-fp16", "int8-u8"):
         if not has_activation_rounding(parsed):
             raise _not_calibrated(where)
         rounded = with_folded_weights(parsed, _weights_beside_floats(parsed))
-        return (rounded if precision == "int8" else in_half(rounded, keep)).to_bytes()
+        if precision == "int8-fp16":
+            rounded = in_half(rounded, keep)
+        elif precision == "int8-u8":
+            rounded = with_unsigned_activations(rounded)
+        return rounded.to_bytes()
     raise ValueError(f"unknown precision {precision!r}")
 
 
@@ -94,6 +101,34 @@ def without_activation_rounding(graph: Graph) -> Graph:
         )
     graph.nodes[:] = kept
     _drop_unused(graph, {name for node in dropped for name in node.inputs})
+    return graph
+
+
+def with_unsigned_activations(graph: Graph) -> Graph:
+    """`graph` with the pairs on what a ReLU gives, also through max pooling, in uint8: the same scale, zero at 0.
+
+    No value changes but those beyond the magnitude that int8 holds: uint8 holds twice as much.
+    """
+    made = {output: node for node in graph.nodes for output in node.outputs}
+
+    def not_negative(name: str) -> bool:
+        node = made.get(name)
+        while node is not None and node.op_type == "MaxPool":
+            node = made.get(node.inputs[0])
+        return node is not None and node.op_type == "Relu"
+
+    unsigned = {
+        node.outputs[0] for node in graph.nodes if node.op_type == "QuantizeLinear" and not_negative(node.inputs[0])
+    }
+    before = set()
+    for node in graph.nodes:
+        pair = node.op_type == "QuantizeLinear" and node.outputs[0] in unsigned
+        if pair or (node.op_type == "DequantizeLinear" and node.inputs[0] in unsigned):
+            before.update(node.inputs[2:])
+            node.inputs[2:] = [_UNSIGNED_ZERO]
+    if unsigned:
+        graph.constants.append(Constant.of(_UNSIGNED_ZERO, np.zeros((), np.uint8)))
+        _drop_unused(graph, before)
     return graph
 
 

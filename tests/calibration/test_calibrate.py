@@ -55,7 +55,7 @@ def test_the_pack_holds_what_was_made(toy_pack: Path, calibrated: Path) -> None:
     before, after = load_pack(toy_pack), load_pack(calibrated)
     for network in ("segmenter", "classifier"):
         assert after.network_graph(network, "fp32") == before.graph_bytes(network)
-        for precision in ("bf16", "fp16", "int8", "int8-fp16"):
+        for precision in ("bf16", "fp16", "int8", "int8-fp16", "int8-u8"):
             assert after.network_graph(network, precision)
         ranges = json.loads(after.file_bytes(ranges_file(network)))
         assert {row["samples"] for row in ranges["tensors"]} == {9 if network == "segmenter" else 6}

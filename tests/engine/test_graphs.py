@@ -33,3 +33,21 @@ def test_the_stated_hash_is_that_of_the_bytes(tiny_pack: Path, precision: str) -
     pack = load_pack(tiny_pack)
     graph = graph_of(pack, "segmenter", precision, "tensorrt/cuda")
     assert graph_sha256(pack, "segmenter", precision, "tensorrt/cuda") == hashlib.sha256(graph).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "derived"),
+    [
+        ("onnxruntime/openvino-cpu", "int8"),
+        ("openvino/cpu", "int8-u8"),
+        ("tensorrt/cuda", "int8-fp16"),
+        ("tensorrt-rtx/cuda", "int8-fp16"),
+    ],
+)
+def test_each_runtime_has_its_own_int8_graph(
+    tiny_pack: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, derived: str
+) -> None:
+    monkeypatch.setattr(Pack, "network_graph", lambda _, network, precision: f"{network} {precision}".encode())
+    pack = load_pack(tiny_pack)
+    assert graph_of(pack, "classifier", "int8", runtime).decode() == f"classifier {derived}"
+    assert graph_of(pack, "classifier", "bf16", runtime).decode() == "classifier bf16"

@@ -86,7 +86,7 @@ def test_without_the_pairs_it_is_the_graph_as_it_was_before_calibration() -> Non
 
 def test_int8_is_the_shipped_graph_and_needs_calibration() -> None:
     assert derived_graph(bytes_of(rounded()), "int8") == bytes_of(rounded())
-    for precision in ("int8", "int8-fp16"):
+    for precision in ("int8", "int8-fp16", "int8-u8"):
         with pytest.raises(PackError, match=r"net: the graph has no 8-bit activations.*scanside calibrate"):
             derived_graph(bytes_of(plain()), precision, where="net")
 
@@ -104,6 +104,32 @@ def test_int8_unfolds_weights_that_meet_floats_and_no_others() -> None:
     assert Counter(n.op_type for n in derived.graph.node)["DequantizeLinear"] == 1  # the activations'
     assert {t.name for t in derived.graph.initializer} >= {"weight"}
     assert np.abs(run(derived.SerializeToString()) - run(bytes_of(shared))).max() < 1e-6
+
+
+def test_int8_u8_makes_unsigned_what_a_relu_gives_and_nothing_else() -> None:
+    """uint8 holds the same steps, and twice as far: with a scale that int8 does not clip, every answer is the same."""
+    model = rounded()
+    nodes = list(model.graph.node)
+    at = next(i for i, node in enumerate(nodes) if node.op_type == "Relu")
+    pool = helper.make_node("MaxPool", ["b"], ["p"], name="pool", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    pair = [
+        helper.make_node("QuantizeLinear", ["p", "ps", "xz"], ["p.q"]),
+        helper.make_node("DequantizeLinear", ["p.q", "ps", "xz"], ["p.dq"]),
+    ]
+    nodes[at + 1].input[0] = "p.dq"
+    parts = [*model.graph.initializer, *constants(ps=np.float32(200))]
+    signed = made([*nodes[: at + 1], pool, *pair, *nodes[at + 1 :]], parts)
+    derived = onnx.load_from_string(derived_graph(bytes_of(signed), "int8-u8"))
+    zeros = {t.name: t for t in derived.graph.initializer}
+    kinds = {
+        node.output[0]: zeros[node.input[2]].data_type
+        for node in derived.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.output[0] != "weight"
+    }
+    unsigned, still = TensorProto.UINT8, TensorProto.INT8
+    assert kinds == {"grey.q": still, "grey.dq": still, "p.q": unsigned, "p.dq": unsigned}
+    assert np.array_equal(run(derived.SerializeToString()), run(derived_graph(bytes_of(signed), "int8")))
+    assert derived_graph(bytes_of(rounded()), "int8-u8") == derived_graph(bytes_of(rounded()), "int8")
 
 
 @pytest.mark.parametrize("source", [plain, rounded])
