@@ -89,6 +89,8 @@ def make_table(
             print(f"{progress.stage} {progress.done}/{progress.total}", file=sys.stderr, flush=True)
 
     chosen_models = [model_from(text) for text in models] if models else MODELS
+    if fusion_recipe is not None:
+        require_planes(chosen_models, runs)
     build_lesion_cohort(cohort, parts or PARTS, difficulty=difficulty, workers=workers, progress=lesions)
     data = open_data(cohort, runs)
     out.mkdir(parents=True, exist_ok=True)
@@ -98,7 +100,7 @@ def make_table(
         planes: list[Path] = []
         name = recipe
         if fusion_recipe is not None and len(PLANES_OF[variant]) > 1:
-            planes = [runs / f"{backbone}-{plane}" / "classifier.safetensors" for plane in PLANES_OF[variant]]
+            planes = [plane_weights(runs, backbone, plane) for plane in PLANES_OF[variant]]
             name, start = fusion_recipe, None
         chosen = load_recipe(name, ClassifierRecipe, backbone=backbone, variant=variant, **overrides)
         print(f"{backbone} {variant}", file=sys.stderr, flush=True)
@@ -110,6 +112,38 @@ def make_table(
         record = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
         write_json(target.with_suffix(".json"), conditions() | {"difficulty": difficulty, **record})
         write_csv(out / f"{RESULT}-tables.csv", table_rows(out))
+
+
+def require_planes(models: Sequence[tuple[str, str]], runs: Path) -> None:
+    """Raise unless every plane that a fusion starts from is trained before it, now or earlier.
+
+    Raises
+    ------
+    UsageError
+        Some are not.
+    """
+    from scanside.models.fusion import PLANES_OF
+
+    ready: set[tuple[str, str]] = set()
+    missing = []
+    for backbone, variant in models:
+        needed = [(backbone, plane) for plane in PLANES_OF[variant]] if len(PLANES_OF[variant]) > 1 else []
+        missing += [
+            f"{backbone}:{plane}"
+            for backbone, plane in needed
+            if (backbone, plane) not in ready and not plane_weights(runs, backbone, plane).is_file()
+        ]
+        ready.add((backbone, variant))
+    if missing:
+        found = ", ".join(dict.fromkeys(missing))
+        raise UsageError(
+            "planes that a fusion starts from are not trained", found=found, remedy="name them with --model"
+        )
+
+
+def plane_weights(runs: Path, backbone: str, plane: str) -> Path:
+    """Where the single-plane network's weights lie."""
+    return runs / f"{backbone}-{plane}" / "classifier.safetensors"
 
 
 def table_rows(out: Path) -> list[dict[str, Any]]:

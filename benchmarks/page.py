@@ -254,6 +254,9 @@ def policies_part(result: Result, docs: Path) -> str:
     )
 
 
+FROC_SCORE = "The FROC score is the mean sensitivity at 1/8 to 8 false positives a volume; Dice is of lesions found.\n"
+
+
 def phantoms_part(result: Result, docs: Path) -> str:
     """Findings against the known truth."""
     record = result.record
@@ -269,14 +272,14 @@ def phantoms_part(result: Result, docs: Path) -> str:
         "auc",
         "accuracy",
     )
-    sizes = [(name, f"{found} of {lesions}") for name, (found, lesions) in record["found_by_size"].items()]
+    columns = tuple(column for column in columns if column in record)
+    sizes = [(name, f"{found} of {lesions}") for name, (found, lesions) in record.get("found_by_size", {}).items()]
     return "\n".join(
         [
             "## Lesions found\n",
             where_from(record, f"seeds {record['seeds'][0]} to {record['seeds'][-1]}, {record['precision']}"),
             markdown(columns, [[record[column] for column in columns]]),
-            markdown(("size", "found"), sizes),
-            "The FROC score is the mean sensitivity at 1/8 to 8 false positives a volume; Dice, of lesions found.\n",
+            *([markdown(("size", "found"), sizes), FROC_SCORE] if sizes else []),
         ]
     )
 

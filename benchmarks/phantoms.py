@@ -126,13 +126,15 @@ def judged(phantom: Phantom, report: Report, score: float) -> dict[str, Any]:
         "found": matches.n_found,
         "false_positives": matches.n_false_positives,
         "false_positive_scores": " ".join(f"{v.detection_score:.2f}" for v in reported if v.id in wrong),
-        "seconds": round(report.timing_ms.total / 1000, 1),
     }
     return {"volume": volume, "lesions": lesions, "detections": _detections(phantom, report)}
 
 
 def _detections(phantom: Phantom, report: Report) -> list[dict[str, Any]]:
-    """A row a true lesion and one a false positive; one row with neither for a volume that has none."""
+    """A row a true lesion and one a false positive; one row with neither for a volume that has none.
+
+    All candidates are matched at once, by overlap: of two in one lesion the fainter may be the match, the other false.
+    """
     matches = match_truth(report.lesions, phantom.truth)
     scores = {lesion.id: round(lesion.detection_score, 5) for lesion in report.lesions}
     rows: list[dict[str, Any]] = [

@@ -95,11 +95,9 @@ def make_table(
 def make_exams(folder: Path, shape: tuple[int, int, int]) -> list[Path]:
     """One DICOM file a seed, written by another process: what making them takes is not this one's memory."""
     files = [folder / f"exam-{seed}.dcm" for seed in SEEDS]
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as elsewhere:
-        for pending in [
-            elsewhere.submit(make_exam, seed, file, shape) for seed, file in zip(SEEDS, files, strict=True)
-        ]:
-            pending.result()
+    for seed, file in zip(SEEDS, files, strict=True):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as elsewhere:
+            elsewhere.submit(make_exam, seed, file, shape).result()
     return files
 
 

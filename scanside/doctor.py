@@ -134,8 +134,8 @@ def _openvino_api(machine: Capabilities) -> Check:
         version = machine.packages.get(OPENVINO_API_PACKAGE, "found")
         return Check("runtime", "openvino", State.OK, f"{version}: runs bf16 and int8 in the plug-in's place")
     remedy = None
-    if OPENVINO_PACKAGE in machine.packages:  # the plug-in is here and does not know this processor
-        remedy = 'for 8 bits on this processor: pip install "scanside[openvino]"'
+    if OPENVINO_PACKAGE in machine.packages:  # and does not help here
+        remedy = f"for 8 bits on this processor: pip install {machine.missing_openvino}"
     return Check("runtime", "openvino", State.ABSENT, "not installed", remedy)
 
 

@@ -5,7 +5,6 @@ The golden cases, which prove the pack wherever it is loaded, are sections and c
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from scanside.export.pack import PackParameters, create_pack
 from scanside.models.backbones import StrideAt
 from scanside.models.own_weights import Normalisation, load_classifier, load_segmenter
 from scanside.models.unet import SIZE_MULTIPLE
+from scanside.models.weights import weights_sha256
 from scanside.pack.manifest import Licence
 
 GOLDEN_SEEDS = (4200, 4201, 4202)
@@ -165,8 +165,7 @@ def _provenance(weights: OwnWeights) -> dict[str, Any]:
     return {
         "made_by": "scanside pack create",
         "files": {
-            network: {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-            for network, path in weights.files.items()
+            network: {"name": path.name, "sha256": weights_sha256(path)} for network, path in weights.files.items()
         },
         "segmenter_input": {key: list(values) for key, values in asdict(weights.segmenter_input).items()},
         "classifier_input": {key: list(values) for key, values in asdict(weights.classifier_input).items()},

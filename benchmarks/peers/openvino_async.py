@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
 from benchmarks.peers.common import (
@@ -24,10 +23,13 @@ from benchmarks.peers.common import (
     section_batches,
     task_of,
 )
+from scanside.engine.openvino import openvino_module
 from scanside.engine.sections import native_slices
 from scanside.engine.support import Support
 from scanside.export.read_back import fp32_graph
 from scanside.pack import Pack
+
+openvino = openvino_module()
 
 SECTIONS_A_REQUEST = (1, 2, 4, 8)
 """What is tried; the fastest is taken."""

@@ -68,6 +68,16 @@ class Capabilities:
         return not self.flags.isdisjoint({"amx_bf16", "avx512_bf16"})
 
     @property
+    def dot_products(self) -> bool:
+        """Whether the processor has an instruction for dot products of 8-bit numbers; without, sums have 16 bits."""
+        return not self.flags.isdisjoint({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
+
+    @property
+    def missing_openvino(self) -> str:
+        """What to install for 8 bits where there is none of it: the plug-in, or OpenVINO itself beside it."""
+        return '"scanside[openvino]"' if OPENVINO_PACKAGE in self.packages else OPENVINO_PACKAGE
+
+    @property
     def cuda(self) -> bool:
         """Whether ONNX Runtime was built with CUDA; only loading a graph tells whether a GPU answers."""
         return "CUDAExecutionProvider" in self.providers
@@ -99,7 +109,7 @@ def capabilities() -> Capabilities:
         providers=tuple(onnxruntime.get_available_providers()),
         openvino=device is not None,
         openvino_remark=remark,
-        openvino_api=util.find_spec(OPENVINO_API_PACKAGE) is not None,
+        openvino_api=OPENVINO_API_PACKAGE in packages,
         ask_tensorrt=tensorrt_runtime,
     )
 

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scanside.engine.capabilities import (
-    OPENVINO_PACKAGE,
     Capabilities,
     capabilities,
     openvino_device,
@@ -35,7 +34,7 @@ OPENVINO = "onnxruntime/openvino-cpu"
 OPENVINO_API = "openvino/cpu"
 CUDA = "onnxruntime/cuda"
 
-OPENVINO_HINT = {"fp32": "f32", "bf16": "bf16"}
+_OPENVINO_HINT = {"fp32": "f32", "bf16": "bf16"}
 _NUMPY_OF = {
     "tensor(uint8)": np.uint8,
     "tensor(int8)": np.int8,
@@ -56,11 +55,14 @@ class Choice:
     fallbacks: tuple[str, ...] = ()
     rest: str = ""
     """What an 8-bit graph computes in where it does not round."""
+    products: str = ""
+    """How a processor multiplies 8-bit numbers that has no instruction for their dot product."""
 
     @property
     def arithmetic(self) -> str:
-        """The precision, and of int8 the rest's: "int8, rest bf16"."""
-        return f"{self.precision}, rest {self.rest}" if self.rest else self.precision
+        """The precision, and of int8 how it multiplies and the rest's: "int8, rest bf16"."""
+        parts = (self.precision, self.products, f"rest {self.rest}" if self.rest else "")
+        return ", ".join(part for part in parts if part)
 
 
 def choose(machine: Capabilities, device: str = "auto", precision: str = "auto", network: str = "segmenter") -> Choice:
@@ -146,7 +148,9 @@ def _choose_bf16(machine: Capabilities) -> Choice:
 
 def _choose_int8(machine: Capabilities) -> Choice:
     rest = "bf16" if machine.bf16 else "fp32"
-    return Choice(_openvino_for(machine, "int8"), "int8", f"8-bit kernels, the rest in {rest}", rest=rest)
+    products = "" if machine.dot_products else "16-bit sums"
+    runtime = _openvino_for(machine, "int8")
+    return Choice(runtime, "int8", f"8-bit kernels, the rest in {rest}", rest=rest, products=products)
 
 
 def _openvino_for(machine: Capabilities, precision: str) -> str:
@@ -161,14 +165,11 @@ def _openvino_for(machine: Capabilities, precision: str) -> str:
         return OPENVINO
     if machine.openvino_api:
         return OPENVINO_API
-    wanted = OPENVINO_PACKAGE
-    if OPENVINO_PACKAGE in machine.packages:
-        wanted = '"scanside[openvino]"'  # the plug-in is here and does not know this processor
     raise EngineError(
         f"{precision} needs OpenVINO",
         where=f"precision {precision}",
         found=machine.openvino_remark,
-        remedy=f"pip install {wanted}, or run with precision fp32",
+        remedy=f"pip install {machine.missing_openvino}, or run with precision fp32",
     )
 
 
@@ -265,9 +266,8 @@ class OnnxRuntime(Runtime):
         streams = 1
         if parts is not None:
             dims, streams = {**dims, "batch": parts.batch}, parts.streams
-        self._sessions: list[Any] = []
         try:
-            self._sessions += self._opened(graph, dims, max(1, threads // streams), streams)
+            self._sessions = self._opened(graph, dims, max(1, threads // streams), streams)
         except Exception as error:  # neither ONNX Runtime's nor OpenVINO's errors share a base class
             raise EngineError(
                 "the graph does not load",
@@ -449,17 +449,22 @@ def session_options(
     for key, size in dims.items():
         options.add_free_dimension_override_by_name(key, size)
     if choice.runtime == OPENVINO:
-        config = {
-            "INFERENCE_PRECISION_HINT": OPENVINO_HINT[choice.rest or choice.precision],
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": False,  # else every session would take the first cores
-        }
-        options.add_provider_for_devices([openvino_device()[0]], {"load_config": json.dumps({"CPU": config})})
+        config = json.dumps({"CPU": openvino_config(choice, threads)})
+        options.add_provider_for_devices([openvino_device()[0]], {"load_config": config})
         return options, {}
     if choice.runtime == CUDA:
         return options, {"providers": [("CUDAExecutionProvider", {"use_tf32": "0", **cuda}), "CPUExecutionProvider"]}
     return options, {"providers": ["CPUExecutionProvider"]}
+
+
+def openvino_config(choice: Choice, threads: int) -> dict[str, Any]:
+    """What OpenVINO is told of one session, through the plug-in or by itself."""
+    return {
+        "INFERENCE_PRECISION_HINT": _OPENVINO_HINT[choice.rest or choice.precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # else every session would take the first cores
+    }
 
 
 def require_cuda(session: Any, graph: str) -> None:
@@ -488,11 +493,16 @@ def tensor_spec(node: Any, graph: str, *, free_batch: bool = False) -> TensorSpe
         Of a type the engine does not know.
     """
     if node.type not in _NUMPY_OF:
-        raise EngineError("a tensor of a type the engine does not know", where=f"{graph}: {node.name}", found=node.type)
+        raise unknown_type(graph, node.name, node.type)
     shape = tuple(size if isinstance(size, int) else None for size in node.shape)
     if free_batch:
         shape = (None, *shape[1:])
     return TensorSpec(node.name, np.dtype(_NUMPY_OF[node.type]), shape)
+
+
+def unknown_type(graph: str, tensor: str, found: str) -> EngineError:
+    """The one error for a tensor of a type that no pack has."""
+    return EngineError("a tensor of a type the engine does not know", where=f"{graph}: {tensor}", found=found)
 
 
 def _known(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -4,7 +4,7 @@ A file is safetensors, or what `torch.save` made of a state dict (``.pt``, ``.pt
 A state dict may lie under "state_dict" or "model_state_dict", and carry the "module." of `DataParallel`.
 
 Weights of more than `PART_BYTES` are kept in parts: ``classifier.safetensors`` then names the files
-``classifier-00001-of-00002.safetensors`` and so on, and all that takes the one takes the other.
+``classifier-00001-of-00002.safetensors`` and so on, and all that reads the one reads the other.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
+from glob import escape
 from pathlib import Path
 
 import torch
@@ -84,9 +85,7 @@ def weight_files(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    digits = "[0-9]" * 5
-    pattern = f"{path.stem}-{digits}-of-{digits}.safetensors"
-    parts = sorted(path.parent.glob(pattern)) if path.suffix == ".safetensors" else []
+    parts = _parts_of(path)
     if not parts:
         return []
     count = int(parts[0].stem.rpartition("-")[2])
@@ -98,7 +97,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def weights_sha256(path: Path) -> str:
-    """The SHA-256 of a weight file, or of its parts one after the other."""
+    """The SHA-256 of a weight file that was read, or of its parts one after the other."""
     digest = hashlib.sha256()
     for file in weight_files(path):
         digest.update(file.read_bytes())
@@ -108,6 +107,8 @@ def weights_sha256(path: Path) -> str:
 def save_half(tensors: Mapping[str, Tensor], path: Path, *, part_bytes: int = PART_BYTES) -> list[Path]:
     """Write `tensors` at `path` as safetensors, floats in half precision; in parts where they are larger.
 
+    Earlier weights of this name, whole or in parts, are gone afterwards.
+
     Returns
     -------
     list of Path
@@ -116,12 +117,15 @@ def save_half(tensors: Mapping[str, Tensor], path: Path, *, part_bytes: int = PA
     Raises
     ------
     CheckpointError
-        A value does not fit in half precision.
+        A value does not fit in half precision, or a tensor not in a part.
     """
     halved = {name: t.half().contiguous() if t.is_floating_point() else t for name, t in tensors.items()}
     for name, tensor in halved.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError("a weight does not fit in half precision", where=name, expected="at most 65504")
+        if tensor.nbytes > part_bytes:
+            expected, found = f"at most {part_bytes} bytes", f"{tensor.nbytes} bytes"
+            raise CheckpointError("a tensor is larger than a part", where=name, expected=expected, found=found)
     parts: list[dict[str, Tensor]] = [{}]
     room = part_bytes
     for name, tensor in halved.items():
@@ -138,7 +142,16 @@ def save_half(tensors: Mapping[str, Tensor], path: Path, *, part_bytes: int = PA
         temporary = file.with_name(file.name + ".part")
         save_file(own, temporary, metadata={"format": "pt", _WHOLE: digest.hexdigest()})
         temporary.replace(file)
+    for earlier in {path, *_parts_of(path)} - set(files):
+        earlier.unlink(missing_ok=True)
     return files
+
+
+def _parts_of(path: Path) -> list[Path]:
+    """The files beside `path` that are named as its parts, in order."""
+    digits = "[0-9]" * 5
+    pattern = f"{escape(path.stem)}-{digits}-of-{digits}.safetensors"
+    return sorted(path.parent.glob(pattern)) if path.suffix == ".safetensors" else []
 
 
 def _part(path: Path, number: int, count: int) -> Path:

@@ -92,22 +92,31 @@ def without_activation_rounding(graph: Graph) -> Graph:
         else:
             kept.append(node)
     left = {name for node in kept for name in node.inputs} | set(graph.outputs)
-    stranded = sorted(left & (set(sources) | set(replaced)))
-    if stranded:
-        raise PackError(
-            "a rounded tensor is read by something else than DequantizeLinear",
-            where=f"{graph.where}: {stranded[0]}",
-            remedy="calibrate the pack again with this version of scanside",
-        )
+    _refuse_stranded(graph, left & (set(sources) | set(replaced)))
     graph.nodes[:] = kept
     _drop_unused(graph, {name for node in dropped for name in node.inputs})
     return graph
 
 
+def _refuse_stranded(graph: Graph, names: Collection[str]) -> None:
+    if names:
+        raise PackError(
+            "a rounded tensor is read by something else than DequantizeLinear",
+            where=f"{graph.where}: {min(names)}",
+            remedy="calibrate the pack again with this version of scanside",
+        )
+
+
 def with_unsigned_activations(graph: Graph) -> Graph:
     """`graph` with the pairs on what a ReLU gives, also through max pooling, in uint8: the same scale, zero at 0.
 
-    No value changes but those beyond the magnitude that int8 holds: uint8 holds twice as much.
+    No value changes but those beyond the magnitude that int8 holds: uint8 holds twice as much. The scale stays, since
+    two products of at most 127 times 127 fit the 16 bits in which a processor without dot products adds them.
+
+    Raises
+    ------
+    PackError
+        A rounded tensor is read by something else than DequantizeLinear.
     """
     made = {output: node for node in graph.nodes for output in node.outputs}
 
@@ -117,15 +126,21 @@ def with_unsigned_activations(graph: Graph) -> Graph:
             node = made.get(node.inputs[0])
         return node is not None and node.op_type == "Relu"
 
+    one_scale = {constant.name for constant in graph.constants if not constant.dims}
     unsigned = {
-        node.outputs[0] for node in graph.nodes if node.op_type == "QuantizeLinear" and not_negative(node.inputs[0])
+        node.outputs[0]
+        for node in graph.nodes
+        if node.op_type == "QuantizeLinear" and node.inputs[1] in one_scale and not_negative(node.inputs[0])
     }
-    before = set()
+    before, others = set(), set(graph.outputs)
     for node in graph.nodes:
         pair = node.op_type == "QuantizeLinear" and node.outputs[0] in unsigned
         if pair or (node.op_type == "DequantizeLinear" and node.inputs[0] in unsigned):
             before.update(node.inputs[2:])
             node.inputs[2:] = [_UNSIGNED_ZERO]
+        else:
+            others.update(node.inputs)
+    _refuse_stranded(graph, others & unsigned)
     if unsigned:
         graph.constants.append(Constant.of(_UNSIGNED_ZERO, np.zeros((), np.uint8)))
         _drop_unused(graph, before)

@@ -60,12 +60,14 @@ class ClassifierTask:
     ) -> None:
         self.recipe = recipe
         self.sources = dict(sources or {})
+        if planes and imagenet is not None:
+            raise UsageError("two starts", expected="ImageNet weights or trained planes", found="both")
         donors = read_donors(planes, recipe, self.sources)
         self.lesions = _lesions_by_class(phantoms)
         self.held_out = held_out
         self.phantoms = phantoms
         self.start = "single planes" if donors else "imagenet" if imagenet is not None else "random"
-        self.start_files = {donor.plane: donor.sha256 for donor in donors}
+        self.start_files: Mapping[str, str] = {donor.plane: donor.sha256 for donor in donors}
         stride_at: StrideAt = donors[0].stride_at if donors else "1x1" if imagenet is not None else "3x3"
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
@@ -145,7 +147,7 @@ class ClassifierTask:
         return self.sources | {
             "lesions": {"benign": len(self.lesions[0]), "malignant": len(self.lesions[1])},
             "start": self.start,
-            **({"start_files": self.start_files} if self.start_files else {}),
+            **({"start_files": dict(self.start_files)} if self.start_files else {}),
             "stride_at": cast(FusionClassifier, self.model).stride_at,
             "fresh": sorted(self.fresh),
             "frozen": list(self.frozen),

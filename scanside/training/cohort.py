@@ -134,8 +134,8 @@ def build_files(
 ) -> list[Path]:
     """The files of `jobs` in the folder `out`, in their order.
 
-    Files that stand are left alone, files are written whole or not at all, and each is made in a process of its own
-    (`workers` at once; 0 makes them in this process).
+    Files that stand are left alone, files are written whole or not at all, and they are made by `workers` processes at
+    once (0 makes them in this process).
 
     Raises
     ------

@@ -102,10 +102,15 @@ def _reference(options: argparse.Namespace) -> None:
     from scanside.training.start import training_record
 
     record, tensors = training_record(options.weights), read_tensors(options.weights)
+    if options.out.resolve() == options.weights.parent.resolve():
+        raise UsageError(
+            "the weights would be replaced by less precise ones", where=options.out, remedy="another --out"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
-    for file in save_half(tensors, options.out / options.weights.name):
+    kept = options.out / options.weights.with_suffix(".safetensors").name
+    for file in save_half(tensors, kept):
         _say(str(file))
-    write_json(options.out / options.weights.with_suffix(".json").name, record)
+    write_json(kept.with_suffix(".json"), record)
 
 
 def _default(options: argparse.Namespace) -> None:

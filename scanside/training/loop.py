@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from scanside.errors import UsageError
 from scanside.training.checkpoint import Log, load_checkpoint, save_checkpoint, save_weights, versions
 from scanside.training.recipe import Recipe
+from scanside.training.start import another_start
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class Task(Protocol):
 
     name: str
     model: nn.Module
+    start_files: Mapping[str, str]
+    """SHA-256 of the weights that the training starts from, by what they are; the same when it continues."""
 
     def optimizer(self) -> torch.optim.Optimizer:
         """A fresh optimizer; a group's "scale" multiplies the learning rate of the cycle."""
@@ -149,7 +152,7 @@ def train(
     Raises
     ------
     UsageError
-        What stands in `out` was trained by another recipe.
+        What stands in `out` was trained by another recipe, or from another start.
     CheckpointError
         The checkpoint is damaged.
     """
@@ -235,6 +238,8 @@ class _Run:
             return
         state = load_checkpoint(self.checkpoint)
         _check_recipe(state["recipe"], self.recipe, "the checkpoint's steps", self.checkpoint)
+        if state.get("start_files", {}) != self.task.start_files:
+            raise another_start(self.checkpoint, state.get("start_files", {}))
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         for key, value in state["average"].items():
@@ -249,6 +254,7 @@ class _Run:
             {
                 "task": self.task.name,
                 "recipe": _plain(asdict(self.recipe)),
+                "start_files": dict(self.task.start_files),
                 "step": self.step,
                 "elapsed_s": self.elapsed_s,
                 "model": self.model.state_dict(),

@@ -20,6 +20,7 @@ from scanside.training.recipe import ClassifierRecipe, Recipe, SegmenterRecipe, 
 from scanside.training.segment import SegmenterTask
 from scanside.training.sources import PictureSplit, SplitData
 from scanside.training.split import TRAIN, VALIDATION
+from scanside.training.start import require_start
 
 
 def train_recipe(
@@ -106,6 +107,8 @@ def train_classifier(
     split = _split(recipe, sets, out, ClassifierTask.name)
     predictions = out / f"{ClassifierTask.name}.predictions.csv"
     finished = finished_weights(ClassifierTask.name, recipe, out)
+    if finished is not None:
+        require_start(finished, planes)
     if finished is not None and predictions.is_file():
         return finished
     lesions, held_out = (list(split.lesions(part)) for part in (TRAIN, VALIDATION))

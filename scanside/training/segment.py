@@ -56,6 +56,7 @@ class SegmenterTask:
     """
 
     name = "segmenter"
+    start_files: Mapping[str, str] = {}
 
     def __init__(
         self,

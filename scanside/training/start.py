@@ -16,6 +16,8 @@ from scanside.models.fusion import PLANES_OF
 from scanside.models.weights import put, read_tensors, weights_sha256
 from scanside.training.recipe import ClassifierRecipe
 
+OTHERS = "`scanside pack create` takes weights of other trainings"
+
 
 def training_record(weights: Path) -> dict[str, Any]:
     """The record that a training left beside `weights`.
@@ -34,7 +36,7 @@ def training_record(weights: Path) -> dict[str, Any]:
             where=weights,
             expected=file.name,
             found="none",
-            remedy="keep the two files that a training leaves together",
+            remedy=f"keep the two files that a training leaves together. {OTHERS}",
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError("the record cannot be read", where=file, found=str(error).splitlines()[0]) from None
@@ -44,8 +46,34 @@ def training_record(weights: Path) -> dict[str, Any]:
             "the record is of no training of this package",
             where=file,
             expected="objects named recipe, data and validation",
+            remedy=OTHERS,
         )
     return record  # type: ignore[no-any-return]
+
+
+def require_start(weights: Path, planes: Sequence[str | Path]) -> None:
+    """Raise unless the training that left `weights` started from `planes`, or from none where there are none.
+
+    Raises
+    ------
+    UsageError
+        It had another start.
+    CheckpointError
+        Its record is damaged.
+    """
+    found = training_record(weights)["data"].get("start_files", {})
+    if set(found.values()) != {weights_sha256(Path(plane)) for plane in planes}:
+        raise another_start(weights, found)
+
+
+def another_start(where: Path, found: Mapping[str, str]) -> UsageError:
+    """The one error for a training that is continued from another start than it had."""
+    return UsageError(
+        "this training had another start",
+        where=where,
+        found=", ".join(f"{plane} {sha256[:12]}" for plane, sha256 in found.items()) or "no trained planes",
+        remedy="use another --out, or the same start",
+    )
 
 
 def trained_stride(data: Mapping[str, Any]) -> StrideAt:
@@ -72,7 +100,9 @@ class Donor:
             The weights are damaged or another network's.
         """
         prefix = f"branches.{self.plane}."
-        tensors = {name.removeprefix(prefix): t for name, t in read_tensors(self.weights).items() if prefix in name}
+        tensors = {
+            name.removeprefix(prefix): t for name, t in read_tensors(self.weights).items() if name.startswith(prefix)
+        }
         put(branch, tensors, where=self.weights, network=f"the {self.plane} branch")
 
 
@@ -99,7 +129,7 @@ def read_donors(files: Sequence[str | Path], recipe: ClassifierRecipe, sources: 
                 "the start was trained on another split",
                 where=file,
                 expected="the same data sets, each case with the same use",
-                remedy="cases that are kept out here may have trained it",
+                remedy="train the planes on this split: of another, cases that are kept out here may have trained them",
             )
         donors.append(Donor(file, str(record["recipe"].get("variant")), trained_stride(data), weights_sha256(file)))
     wanted, found = sorted(PLANES_OF[recipe.variant]), sorted(donor.plane for donor in donors)

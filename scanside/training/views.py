@@ -23,6 +23,7 @@ from scanside.evaluation.roc import auc
 from scanside.exam.write import atomic_file
 from scanside.models.backbones import StrideAt
 from scanside.models.fusion import MALIGNANT, FusionClassifier
+from scanside.models.weights import weights_sha256
 from scanside.training.augment import brightness
 from scanside.training.busbra import BusbraImage, check_cases, read_busbra, split_busbra
 from scanside.training.checkpoint import load_weights
@@ -145,6 +146,7 @@ class ViewsTask:
         self.recipe, self.name = recipe, name
         self.split = split if recipe.variant != "fusion1" else split.two_views()
         self.images = [(lesion, view) for lesion in self.split.train for view in range(len(lesion.images))]
+        self.start_files: Mapping[str, str] = {} if single is None else {"single": weights_sha256(Path(single))}
         self.start = "single view" if single else "imagenet" if imagenet else "random"
         stride_at: StrideAt = stride_of(single) if single else "1x1" if imagenet else "3x3"
         with torch.random.fork_rng():

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks.cohort_tables import MODELS, PARTS, make_table, model_from, point_estimates
+from benchmarks.cohort_tables import (
+    MODELS,
+    PARTS,
+    make_table,
+    model_from,
+    plane_weights,
+    point_estimates,
+    require_planes,
+)
 from scanside.errors import UsageError
 from scanside.training import lesion_cohort
 
@@ -83,6 +91,18 @@ def test_one_csv_a_model_written_at_once_and_left_alone_afterwards(tmp_path: Pat
     assert len(weights) == 3
     make()
     assert weights == {f: f.stat().st_mtime_ns for f in (tmp_path / "runs").rglob("*.safetensors")}
+
+
+def test_planes_that_a_fusion_starts_from_are_asked_for_before_hours_of_training(tmp_path: Path) -> None:
+    fusion = ("resnet50", "fusion1")
+    with pytest.raises(UsageError, match="are not trained; found resnet50:transverse, resnet50:sagittal"):
+        make_table(tmp_path / "cohort", tmp_path, tmp_path, models=["resnet50:fusion1"], fusion_recipe="tables")
+    assert not (tmp_path / "cohort").exists()
+    with pytest.raises(UsageError, match="found resnet50:sagittal"):
+        require_planes([("resnet50", "transverse"), fusion, ("resnet50", "sagittal")], tmp_path)
+    plane_weights(tmp_path, "resnet50", "sagittal").parent.mkdir()
+    plane_weights(tmp_path, "resnet50", "sagittal").touch()
+    require_planes([("resnet50", "transverse"), fusion], tmp_path)
 
 
 def test_the_models_are_those_of_tables_2_and_3() -> None:

@@ -203,7 +203,8 @@ def test_the_page_knows_the_other_tables(tmp_path: Path) -> None:
     invented(tmp_path, "parity", [parity])
     invented(
         tmp_path, "phantoms-summary", [], seeds=[5000, 5039], volumes=40, lesions=84, found=75, sensitivity=0.8929,
-        false_positives_per_volume=1.1, auc=0.9933, accuracy=0.9467,
+        false_positives_per_volume=1.1, auc=0.9933, accuracy=0.9467, froc_score=0.8599, dice_mean=0.8, dice_median=0.85,
+        found_by_size={"T1 (< 20 mm)": [36, 46], "T2 (20–50 mm)": [37, 37]},
     )  # fmt: skip
     page.make_table(out=tmp_path, pack=None, docs=tmp_path / "docs")
     text = (tmp_path / "docs" / "performance.md").read_text(encoding="utf-8")

@@ -251,6 +251,25 @@ def test_the_verb(toy_pack: Path, tmp_path: Path) -> None:
     assert "1 of 5 operations in 8 bits" in kept.stdout
 
 
+def test_openvino_itself_runs_unsigned_activations(calibrated: Path) -> None:
+    pytest.importorskip("openvino")
+    from scanside.calibration.calibrate import answers
+    from scanside.engine.onnxruntime import OPENVINO_API, Choice
+    from scanside.engine.openvino import OpenvinoRuntime
+
+    pack = load_pack(calibrated)
+    spec = pack.manifest.segmenter
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 32, 64), dtype=np.uint8)
+    graph = pack.network_graph("segmenter", "int8-u8")
+    (expected,) = answers(graph, spec.output, [lambda: {spec.input: pixels}])
+    choice = Choice(OPENVINO_API, "int8", "", rest="fp32")
+    found = np.empty_like(pixels)
+    OpenvinoRuntime(graph, choice, {"height": 32, "width": 64}, 1, "segmenter").run(
+        {spec.input: pixels}, {spec.output: found}
+    )
+    assert np.abs(found.astype(int) - expected).mean() < 0.05 * 255
+
+
 def test_the_engine_runs_what_was_derived(calibrated: Path) -> None:
     from scanside.engine.capabilities import capabilities
     from scanside.engine.predictor import Predictor

@@ -56,6 +56,19 @@ def test_the_rule(here: Capabilities, device: str, precision: str, runtime: str,
     assert choice.reason
 
 
+@pytest.mark.parametrize(
+    ("flags", "arithmetic"),
+    [
+        (("avx2",), "int8, 16-bit sums, rest fp32"),
+        (("avx2", "avx_vnni"), "int8, rest fp32"),
+        (("avx512f", "avx512_vnni", "avx512_bf16"), "int8, rest bf16"),
+    ],
+)
+def test_int8_says_how_it_multiplies_and_what_the_rest_is(flags: tuple[str, ...], arithmetic: str) -> None:
+    """A certificate of one arithmetic lets no other run: without dot products the answers are others."""
+    assert choose(machine(*flags), "cpu", "int8").arithmetic == arithmetic
+
+
 def test_the_classifier_in_fp32_runs_on_the_cpu_provider() -> None:
     assert choose(AMX, "cpu", "fp32", "classifier").runtime == CPU
     assert choose(AMX, "cpu", "fp32", "classifier").fallbacks == ()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from scanside.engine.onnxruntime import CPU, OPENVINO_API, Choice, OnnxRuntime
+from scanside.engine.onnxruntime import CPU, OPENVINO_API, Choice, OnnxRuntime, load_runtime
 from scanside.errors import EngineError
 from scanside.pack import load_pack
 
@@ -72,6 +75,31 @@ def test_triplets_of_any_number_from_several_threads(classifier: bytes, tiny_pac
         thread.join()
     for theirs, ours in zip(expected, answers, strict=True):
         np.testing.assert_allclose(ours[spec.output], theirs[spec.output], atol=1e-5)
+
+
+def test_nothing_of_it_reports_to_its_maker(tiny_pack: Path, tmp_path: Path) -> None:
+    """Its model converters do when they are imported; a program that wants them can still import them afterwards."""
+    script = """
+import sys
+from pathlib import Path
+from scanside.engine.onnxruntime import OPENVINO_API, Choice
+from scanside.engine.openvino import OpenvinoRuntime
+from scanside.pack import load_pack
+graph = load_pack(Path(sys.argv[1])).network_graph("segmenter", "fp32")
+OpenvinoRuntime(graph, Choice(OPENVINO_API, "fp32", ""), {"height": 32, "width": 64}, 1, "segmenter").close()
+assert not {name for name in sys.modules if name.startswith(("openvino_telemetry", "openvino.tools.ovc"))}
+"""
+    home = {**os.environ, "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script, str(tiny_pack)], env=home, check=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_rule_s_choice_loads_it(segmenter: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scanside.engine.onnxruntime.choose", lambda *_: FP32)
+    runtime = load_runtime(segmenter, device="cpu", dims=SIZE, threads=1)
+    assert isinstance(runtime, OpenvinoRuntime)
+    assert runtime.name == "openvino/cpu"
+    runtime.close()
 
 
 def test_what_fails_is_the_engine_s_error(segmenter: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

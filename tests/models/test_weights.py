@@ -145,6 +145,9 @@ def test_half_precision_in_parts_is_read_as_one_file(model: nn.Sequential, tmp_p
     before = weights_sha256(path)
     save_half({k: v + 1 for k, v in model.state_dict().items()}, path, part_bytes=40)
     assert weights_sha256(path) != before
+    assert save_half(model.state_dict(), path, part_bytes=60) == sorted(tmp_path.iterdir())  # fewer, and none left
+    assert save_half(model.state_dict(), path) == sorted(tmp_path.iterdir()) == [path]
+    assert save_half(model.state_dict(), path, part_bytes=40) == sorted(tmp_path.iterdir()) == files
     whole = save_half(model.state_dict(), tmp_path / "one.safetensors")
     assert weight_files(tmp_path / "one.safetensors") == whole == [tmp_path / "one.safetensors"]
 
@@ -165,6 +168,8 @@ def test_parts_that_are_missing_or_of_other_weights(model: nn.Sequential, tmp_pa
 
 
 def test_a_weight_beyond_half_precision_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="large: a tensor is larger than a part; expected at most 10 bytes"):
+        save_half({"large": torch.zeros(9)}, tmp_path / "w.safetensors", part_bytes=10)
     with pytest.raises(CheckpointError, match="large: a weight does not fit in half precision"):
         save_half({"large": torch.tensor([7e4])}, tmp_path / "w.safetensors")
     assert not list(tmp_path.iterdir())

@@ -132,6 +132,25 @@ def test_int8_u8_makes_unsigned_what_a_relu_gives_and_nothing_else() -> None:
     assert derived_graph(bytes_of(rounded()), "int8-u8") == derived_graph(bytes_of(rounded()), "int8")
 
 
+def test_int8_u8_refuses_a_rounded_tensor_that_something_else_reads() -> None:
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["grey"], to=TensorProto.FLOAT),
+        helper.make_node("Relu", ["grey"], ["b"]),
+        helper.make_node("QuantizeLinear", ["b", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("Cast", ["q"], ["c"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["c", "d"], ["y"]),
+    ]
+    parts = constants(s=np.float32(2), z=np.int8(0))
+    x = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])
+    graph = helper.make_model(
+        helper.make_graph(nodes, "g", [x], [y], parts), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    with pytest.raises(PackError, match="net: q: a rounded tensor is read by something else than DequantizeLinear"):
+        derived_graph(bytes_of(graph), "int8-u8", where="net")
+
+
 @pytest.mark.parametrize("source", [plain, rounded])
 def test_fp16_folds_the_weights_and_halves_everything_but_resize_scales(source) -> None:
     half = derived_graph(bytes_of(source()), "fp16")

@@ -5,6 +5,7 @@ import pytest
 
 from scanside.errors import UsageError
 from scanside.exam.planes import Plane, SectionGrid, crop, crop_side_mm, triplet_indices
+from scanside.training import cohort
 from scanside.training.cohort import PhantomMaker, build_cohort, cohort_file, lesion_count
 from scanside.training.cohort_data import cohort_files, read_meta, read_phantom
 from scanside.training.cutting import CohortSettings, jittered
@@ -97,6 +98,23 @@ def test_real_phantoms_in_processes(tmp_path, tiny):
     stored = data.planes[Plane.TRANSVERSE]
     np.testing.assert_array_equal(stored.images[0], grid.section(direct.voxels, int(stored.sections[0])))
     assert len(data.malignant) == len(direct.truth)
+
+
+def test_more_cases_than_one_pool_makes(tmp_path, tiny, monkeypatch):
+    """With a process for a few cases only, one pool of CPython 3.11 waited for ever; here each has its own."""
+    monkeypatch.setattr(cohort, "CASES_A_PROCESS", 1)
+    seeds, told = range(40, 45), []
+    files = build_cohort(
+        tmp_path,
+        seeds,
+        workers=2,
+        settings=tiny,
+        make=PhantomMaker(shape=(24, 32, 32)),
+        lesions=(1, 1),
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert [file.is_file() for file in files] == [True] * 5
+    assert told == [(n, 5) for n in range(1, 6)]
 
 
 def test_a_phantom_without_lesions(tmp_path, stub, tiny):

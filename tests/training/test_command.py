@@ -67,3 +67,8 @@ def test_reference_keeps_half_precision_and_the_record(tmp_path, capsys):
     assert capsys.readouterr().out == f"{kept}\n"
     assert read_tensors(kept)["weight"].dtype == torch.float16
     assert json.loads(kept.with_suffix(".json").read_text()) == record
+    before = (tmp_path / "classifier.safetensors").read_bytes()
+    with pytest.raises(SystemExit) as refused:
+        main(["reference", str(tmp_path / "classifier.safetensors"), "--out", str(tmp_path)])
+    assert refused.value.code == 2
+    assert (tmp_path / "classifier.safetensors").read_bytes() == before

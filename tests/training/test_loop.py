@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ class TinyTask:
     """A convolution, a batch norm and dropout that learn the sign of a mean."""
 
     name = "tiny"
+    start_files: ClassVar[dict[str, str]] = {}
 
     def __init__(self, dies_at=None):
         with torch.random.fork_rng():

@@ -16,6 +16,7 @@ from scanside.errors import CheckpointError, UsageError
 from scanside.models.weights import read_tensors
 from scanside.training.classify import ClassifierTask
 from scanside.training.datasets import open_data
+from scanside.training.loop import _Run
 from scanside.training.recipe import ClassifierRecipe
 from scanside.training.run import train_classifier
 
@@ -58,6 +59,35 @@ def test_a_fusion_starts_from_its_planes_and_its_head_is_new(
         planes=[planes["sagittal"], planes["transverse"]],
     )
     assert json.loads(weights.with_suffix(".json").read_text())["data"]["start"] == "single planes"
+
+
+def test_a_training_goes_on_from_the_start_it_had(
+    planes: dict[str, Path], stub_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, sets = replace(RECIPE, variant="fusion1", steps=2, checkpoint_s=0.0), [open_data(stub_cohort, tmp_path)]
+    two = [planes["transverse"], planes["sagittal"]]
+    save, saved = _Run.save, []
+
+    def dies(run: _Run) -> None:
+        save(run)
+        saved.append(run)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "save", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train_classifier(recipe, sets, tmp_path / "run", planes=two)
+    assert len(saved) == 1
+    with pytest.raises(UsageError, match=r"checkpoint\.pt: this training had another start; found transverse"):
+        train_classifier(recipe, sets, tmp_path / "run")
+    train_classifier(recipe, sets, tmp_path / "run", planes=two)
+    with pytest.raises(UsageError, match=r"classifier\.safetensors: this training had another start; found trans"):
+        train_classifier(recipe, sets, tmp_path / "run")
+
+
+def test_two_starts_at_once_are_refused(planes: dict[str, Path], stub_cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="two starts"):
+        ClassifierTask(RECIPE, _phantoms(stub_cohort), [], tmp_path, planes=list(planes.values()))
 
 
 def _phantoms(stub_cohort: Path) -> list[Any]:
