@@ -22,8 +22,8 @@ def graph_of(pack: Pack, network: str, precision: str, runtime: str) -> bytes:
     """The verified ONNX bytes of `network` ("segmenter", "classifier") in `precision` for `runtime`.
 
     TensorRT takes every type from the graph, so for it what INT8 leaves is in half precision. OpenVINO itself runs on
-    processors that may lack 8-bit dot products, so for it activations behind a ReLU are unsigned: on one with AVX2
-    alone, the classifier's rounding error fell from 0.034 to 0.024.
+    processors that may lack 8-bit dot products, so for it activations behind ReLU and SiLU are unsigned: on one with
+    AVX2 alone, the mean error of 24 triplets fell from 0.034 to 0.024.
 
     Raises
     ------

@@ -4,21 +4,23 @@ The shipped graph has weights in 8 bits and, once calibrated, activations throug
 as it stands it is the **int8** graph, but for the weights of what is not rounded, which are unfolded. Without the
 activation pairs it is the graph that **fp32** and **bf16** run (a runtime chooses the arithmetic). In half precision it
 is the **fp16** graph, but for the nodes that measurement keeps in FP32. **int8-fp16** is the int8 graph whose remaining
-tensors are in half precision, for a GPU. **int8-u8** is the int8 graph whose activations behind a ReLU are unsigned: a
-processor without 8-bit dot products (VNNI) multiplies signed activations with weights of 7 bits.
+tensors are in half precision, for a GPU. **int8-u8** is the int8 graph whose activations behind ReLU and SiLU are
+unsigned: a processor without 8-bit dot products (VNNI) multiplies signed activations with weights of 7 bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from scanside.errors import PackError
 from scanside.pack.half import in_half
-from scanside.pack.onnx_graph import FLOAT, FLOAT16, Constant, Graph, renamed
+from scanside.pack.onnx_graph import FLOAT, FLOAT16, Constant, Graph, Node, renamed
 
-_UNSIGNED_ZERO = "unsigned.zero"
+_SILU_LEAST = -0.2785
+"""x sigmoid(x) is nowhere less (-0.27846)."""
 
 
 def derived_graph(graph: bytes, precision: str, keep: Collection[str] = (), *, where: str = "graph") -> bytes:
@@ -108,7 +110,7 @@ def _refuse_stranded(graph: Graph, names: Collection[str]) -> None:
 
 
 def with_unsigned_activations(graph: Graph) -> Graph:
-    """`graph` with the pairs on what a ReLU gives, also through max pooling, in uint8: the same scale, zero at 0.
+    """`graph` with the pairs on what ReLU and SiLU give, also pooled or gated, in uint8: the same scale, another zero.
 
     No value changes but those beyond the magnitude that int8 holds: uint8 holds twice as much. The scale stays, since
     two products of at most 127 times 127 fit the 16 bits in which a processor without dot products adds them.
@@ -119,32 +121,47 @@ def with_unsigned_activations(graph: Graph) -> Graph:
         A rounded tensor is read by something else than DequantizeLinear.
     """
     made = {output: node for node in graph.nodes for output in node.outputs}
-
-    def not_negative(name: str) -> bool:
-        node = made.get(name)
-        while node is not None and node.op_type == "MaxPool":
-            node = made.get(node.inputs[0])
-        return node is not None and node.op_type == "Relu"
-
-    one_scale = {constant.name for constant in graph.constants if not constant.dims}
-    unsigned = {
-        node.outputs[0]
-        for node in graph.nodes
-        if node.op_type == "QuantizeLinear" and node.inputs[1] in one_scale and not_negative(node.inputs[0])
-    }
+    scales = {constant.name: float(constant.array()) for constant in graph.constants if _is_scale(constant)}
+    zeros: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op_type == "QuantizeLinear" and node.inputs[1] in scales:
+            least = _least(node.inputs[0], made)
+            if least is not None:
+                zeros[node.outputs[0]] = f"unsigned.zero.{math.ceil(-least / scales[node.inputs[1]])}"
     before, others = set(), set(graph.outputs)
     for node in graph.nodes:
-        pair = node.op_type == "QuantizeLinear" and node.outputs[0] in unsigned
-        if pair or (node.op_type == "DequantizeLinear" and node.inputs[0] in unsigned):
+        rounded = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0] if node.inputs else ""
+        if rounded in zeros and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             before.update(node.inputs[2:])
-            node.inputs[2:] = [_UNSIGNED_ZERO]
+            node.inputs[2:] = [zeros[rounded]]
         else:
             others.update(node.inputs)
-    _refuse_stranded(graph, others & unsigned)
-    if unsigned:
-        graph.constants.append(Constant.of(_UNSIGNED_ZERO, np.zeros((), np.uint8)))
-        _drop_unused(graph, before)
+    _refuse_stranded(graph, others & zeros.keys())
+    for name in dict.fromkeys(zeros.values()):
+        graph.constants.append(Constant.of(name, np.array(int(name.rpartition(".")[2]), np.uint8)))
+    _drop_unused(graph, before)
     return graph
+
+
+def _is_scale(constant: Constant) -> bool:
+    return constant.data_type == FLOAT and not constant.dims
+
+
+def _least(name: str, made: Mapping[str, Node]) -> float | None:
+    """The least value that a tensor can have, where its node says so: ReLU, SiLU, and either pooled or gated."""
+    node = made.get(name)
+    if node is None:
+        return None
+    if node.op_type == "Relu":
+        return 0.0
+    if node.op_type == "MaxPool":
+        return _least(node.inputs[0], made)
+    if node.op_type == "Mul":
+        for gated, gate in (node.inputs, reversed(node.inputs)):
+            sigmoid = made.get(gate)
+            if sigmoid is not None and sigmoid.op_type == "Sigmoid":
+                return _SILU_LEAST if sigmoid.inputs[0] == gated else _least(gated, made)
+    return None
 
 
 def with_folded_weights(graph: Graph, names: Collection[str] | None = None) -> Graph:

@@ -23,7 +23,7 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 NETWORKS = ("segmenter", "classifier")
 GRAPH_PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-fp16", "int8-u8")
 """What `scanside.pack.derive` makes of a shipped graph; "int8-fp16" is int8 with the rest in half precision, "int8-u8"
-with unsigned activations where none is negative."""
+with unsigned activations behind ReLU and SiLU."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")

@@ -65,13 +65,13 @@ def rounded() -> onnx.ModelProto:
     return made([nodes[0], *pair, *nodes[1:]], parts)
 
 
-def run(graph: bytes) -> NDArray:
+def run(graph: bytes, pixels: NDArray = PIXELS) -> NDArray:
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.log_severity_level = 3
     onnx.checker.check_model(onnx.load_from_string(graph), full_check=True)
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"pixels": PIXELS})[0]
+    return session.run(None, {"pixels": pixels})[0]
 
 
 def bytes_of(model: onnx.ModelProto) -> bytes:
@@ -130,6 +130,38 @@ def test_int8_u8_makes_unsigned_what_a_relu_gives_and_nothing_else() -> None:
     assert kinds == {"grey.q": still, "grey.dq": still, "p.q": unsigned, "p.dq": unsigned}
     assert np.array_equal(run(derived.SerializeToString()), run(derived_graph(bytes_of(signed), "int8")))
     assert derived_graph(bytes_of(rounded()), "int8-u8") == derived_graph(bytes_of(rounded()), "int8")
+
+
+def test_int8_u8_gives_silu_and_what_gates_it_a_zero_that_its_least_value_reaches() -> None:
+    """-0.2785 is 7 steps of 0.04 below zero; the same steps, so the same answers as in int8."""
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["grey"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["grey", "shift"], ["x"]),
+        helper.make_node("Sigmoid", ["x"], ["gate"]),
+        helper.make_node("Mul", ["gate", "x"], ["silu"]),
+        helper.make_node("Sigmoid", ["grey"], ["other"]),
+        helper.make_node("Mul", ["silu", "other"], ["gated"]),
+        helper.make_node("Mul", ["x", "other"], ["signed"]),
+    ]
+    for name in ("silu", "gated", "signed"):
+        nodes.append(helper.make_node("QuantizeLinear", [name, "s", "z"], [f"{name}.q"]))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{name}.q", "s", "z"], [f"{name}.dq"]))
+    nodes.append(helper.make_node("Sum", [f"{name}.dq" for name in ("silu", "gated", "signed")], ["y"]))
+    parts = constants(shift=np.float32(-4), s=np.float32(0.04), z=np.int8(0))
+    x = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", 3, 6, 6])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 6, 6])
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], parts), ir_version=10, opset_imports=opset)
+    derived = onnx.load_from_string(derived_graph(bytes_of(model), "int8-u8"))
+    zeros = {t.name: numpy_helper.to_array(t) for t in derived.graph.initializer}
+    found = {n.output[0]: zeros[n.input[2]] for n in derived.graph.node if n.op_type == "QuantizeLinear"}
+    assert {name: (zero.dtype, int(zero)) for name, zero in found.items()} == {
+        "silu.q": (np.uint8, 7),
+        "gated.q": (np.uint8, 7),
+        "signed.q": (np.int8, 0),
+    }
+    few = RNG.integers(0, 9, PIXELS.shape).astype(np.uint8)  # within what int8 holds
+    assert np.array_equal(run(derived.SerializeToString(), few), run(bytes_of(model), few))
 
 
 def test_int8_u8_refuses_a_rounded_tensor_that_something_else_reads() -> None:
