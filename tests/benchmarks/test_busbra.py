@@ -33,7 +33,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         Path(out).mkdir(parents=True, exist_ok=True)
         (Path(out) / f"{name}.log.jsonl").write_text("{}\n")
         data = {"start": "imagenet" if name == "view" else "single view", "fresh": ["conv2", "bn2"]}
-        (Path(out) / f"{name}.json").write_text(json.dumps({"data": data}))
+        (Path(out) / f"{name}.json").write_text(json.dumps({"recipe": {}, "data": data, "validation": {}}))
         return Path(out) / f"{name}.safetensors"
 
     monkeypatch.setattr(views, "split_views", lambda *_, **__: split)
