@@ -129,8 +129,11 @@ def test_two_at_once_leave_one_whole_file(cache: Path) -> None:
     assert Bench(fp32=1.0, bf16=3.0).choose(pack="a") == "bf16"
 
 
-def test_a_packs_networks_are_measured_and_remembered(tiny_pack: Path, cache: Path) -> None:
+def test_a_packs_networks_are_measured_and_remembered(
+    tiny_pack: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two names for one runtime: real networks are loaded and run, whichever wins is remembered."""
+    monkeypatch.setattr("scanside.engine.onnxruntime.choose", lambda *given: Choice(CPU, given[2], ""))
     pack = load_pack(tiny_pack)
     choices = tuple(Choice(CPU, precision, "") for precision in ("fp32", "bf16"))
     for network in ("segmenter", "classifier"):

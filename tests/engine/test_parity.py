@@ -16,7 +16,7 @@ from scanside.engine.parity import Allowed, allowed, is_valid, unmet
 from scanside.errors import EngineError, PackError, ParityError
 from scanside.pack import AucParity, Certificate, MaskParity, Pack, Spread, load_pack
 
-AMX = Capabilities("amx", 2, frozenset({"avx512f", "amx_bf16"}), {}, ("CPUExecutionProvider",), True)
+AMX = Capabilities("amx", 2, frozenset({"avx512f", "amx_bf16", "amx_int8"}), {}, ("CPUExecutionProvider",), True)
 AVX2 = Capabilities("avx2", 2, frozenset({"avx2"}), {}, ("CPUExecutionProvider",), True)
 AUC = AucParity(0.951, 0.95, 0.001, (-0.002, 0.004), (-0.0021, 0.0041))
 MASKS = MaskParity(0.9, 0.899, 0.001, 1.2, 1.3, -0.1, 2, 600, 1, 2)
@@ -162,7 +162,7 @@ def test_the_machine_has_the_first_word(pack: Pack) -> None:
 def test_an_int8_graphs_rest_is_another_arithmetic() -> None:
     assert choose(AMX, "cpu", "int8").arithmetic == "int8, rest bf16"
     assert choose(AMX, "cpu", "int8", "classifier").arithmetic == "int8, rest bf16"
-    assert choose(AVX2, "cpu", "int8").arithmetic == "int8, rest fp32"
+    assert choose(AVX2, "cpu", "int8").arithmetic == "int8, 16-bit sums, rest fp32"
     assert choose(AVX2, "cpu", "fp32", "classifier").arithmetic == "fp32"
     gpu = replace(AVX2, ask_tensorrt=lambda: ("tensorrt/cuda", ""))
     assert choose(gpu, "cuda", "int8").arithmetic == "int8, rest fp16"
