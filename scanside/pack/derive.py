@@ -110,7 +110,7 @@ def _refuse_stranded(graph: Graph, names: Collection[str]) -> None:
 
 
 def with_unsigned_activations(graph: Graph) -> Graph:
-    """`graph` with the pairs on what ReLU and SiLU give, also pooled or gated, in uint8: the same scale, another zero.
+    """`graph` with the pairs on what ReLU and SiLU give in uint8, with the same scale and another zero; see `_least`.
 
     No value changes but those beyond the magnitude that int8 holds: uint8 holds twice as much. The scale stays, since
     two products of at most 127 times 127 fit the 16 bits in which a processor without dot products adds them.
@@ -143,19 +143,27 @@ def with_unsigned_activations(graph: Graph) -> Graph:
     return graph
 
 
+def _is_cubic(node: Node) -> bool:
+    """Whether a Resize may give less than it takes."""
+    return any(b"cubic" in bytes(attribute) for attribute in node.attributes)
+
+
 def _is_scale(constant: Constant) -> bool:
     return constant.data_type == FLOAT and not constant.dims
 
 
 def _least(name: str, made: Mapping[str, Node]) -> float | None:
-    """The least value that a tensor can have, where its node says so: ReLU, SiLU, and either pooled or gated."""
+    """The least value that a tensor can have: ReLU's and SiLU's, also pooled, enlarged, concatenated or gated."""
     node = made.get(name)
     if node is None:
         return None
     if node.op_type == "Relu":
         return 0.0
-    if node.op_type == "MaxPool":
+    if node.op_type == "MaxPool" or (node.op_type == "Resize" and not _is_cubic(node)):
         return _least(node.inputs[0], made)
+    if node.op_type == "Concat":
+        parts = [_least(name, made) for name in node.inputs]
+        return None if None in parts else min(part for part in parts if part is not None)
     if node.op_type == "Mul":
         for gated, gate in (node.inputs, reversed(node.inputs)):
             sigmoid = made.get(gate)

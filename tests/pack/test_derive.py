@@ -142,12 +142,24 @@ def test_int8_u8_gives_silu_and_what_gates_it_a_zero_that_its_least_value_reache
         helper.make_node("Sigmoid", ["grey"], ["other"]),
         helper.make_node("Mul", ["silu", "other"], ["gated"]),
         helper.make_node("Mul", ["x", "other"], ["signed"]),
+        helper.make_node("Relu", ["x"], ["relu"]),
+        helper.make_node("Resize", ["relu", "", "same"], ["resized"], mode="nearest"),
+        helper.make_node("Resize", ["relu", "", "same"], ["cubic"], mode="cubic"),
+        helper.make_node("Concat", ["silu", "resized"], ["both"], axis=0),
+        helper.make_node("Concat", ["silu", "signed"], ["mixed"], axis=0),
+        helper.make_node("Split", ["both.dq"], ["both.0", "both.1"], axis=0, num_outputs=2),
+        helper.make_node("Split", ["mixed.dq"], ["mixed.0", "mixed.1"], axis=0, num_outputs=2),
     ]
-    for name in ("silu", "gated", "signed"):
-        nodes.append(helper.make_node("QuantizeLinear", [name, "s", "z"], [f"{name}.q"]))
-        nodes.append(helper.make_node("DequantizeLinear", [f"{name}.q", "s", "z"], [f"{name}.dq"]))
-    nodes.append(helper.make_node("Sum", [f"{name}.dq" for name in ("silu", "gated", "signed")], ["y"]))
-    parts = constants(shift=np.float32(-4), s=np.float32(0.04), z=np.int8(0))
+    names = ("silu", "gated", "signed", "resized", "cubic", "both", "mixed")
+    for at, name in enumerate(names):
+        pair = [
+            helper.make_node("QuantizeLinear", [name, "s", "z"], [f"{name}.q"]),
+            helper.make_node("DequantizeLinear", [f"{name}.q", "s", "z"], [f"{name}.dq"]),
+        ]
+        nodes[12 + 2 * at : 12 + 2 * at] = pair
+    summed = ["silu.dq", "gated.dq", "signed.dq", "resized.dq", "cubic.dq", "both.0", "both.1", "mixed.0", "mixed.1"]
+    nodes.append(helper.make_node("Sum", summed, ["y"]))
+    parts = constants(shift=np.float32(-4), s=np.float32(0.04), z=np.int8(0), same=np.ones(4, np.float32))
     x = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", 3, 6, 6])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 6, 6])
     opset = [helper.make_opsetid("", 18)]
@@ -159,6 +171,10 @@ def test_int8_u8_gives_silu_and_what_gates_it_a_zero_that_its_least_value_reache
         "silu.q": (np.uint8, 7),
         "gated.q": (np.uint8, 7),
         "signed.q": (np.int8, 0),
+        "resized.q": (np.uint8, 0),
+        "cubic.q": (np.int8, 0),
+        "both.q": (np.uint8, 7),
+        "mixed.q": (np.int8, 0),
     }
     few = RNG.integers(0, 9, PIXELS.shape).astype(np.uint8)  # within what int8 holds
     assert np.array_equal(run(derived.SerializeToString(), few), run(bytes_of(model), few))
