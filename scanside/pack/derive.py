@@ -22,6 +22,9 @@ from scanside.pack.onnx_graph import FLOAT, FLOAT16, Constant, Graph, Node, rena
 _SILU_LEAST = -0.2785
 """x sigmoid(x) is nowhere less (-0.27846)."""
 
+_MOST_ZERO = 128
+"""Above it uint8 would hold less of the positive side than int8 does."""
+
 
 def derived_graph(graph: bytes, precision: str, keep: Collection[str] = (), *, where: str = "graph") -> bytes:
     """The ONNX graph that runs in `precision`, from the one that the pack ships.
@@ -126,8 +129,9 @@ def with_unsigned_activations(graph: Graph) -> Graph:
     for node in graph.nodes:
         if node.op_type == "QuantizeLinear" and node.inputs[1] in scales:
             least = _least(node.inputs[0], made)
-            if least is not None:
-                zeros[node.outputs[0]] = f"unsigned.zero.{math.ceil(-least / scales[node.inputs[1]])}"
+            zero = None if least is None else math.ceil(-least / scales[node.inputs[1]])
+            if zero is not None and zero <= _MOST_ZERO:
+                zeros[node.outputs[0]] = f"unsigned.zero.{zero}"
     before, others = set(), set(graph.outputs)
     for node in graph.nodes:
         rounded = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0] if node.inputs else ""

@@ -180,6 +180,26 @@ def test_int8_u8_gives_silu_and_what_gates_it_a_zero_that_its_least_value_reache
     assert np.array_equal(run(derived.SerializeToString(), few), run(bytes_of(model), few))
 
 
+def test_int8_u8_leaves_a_scale_so_small_that_the_zero_would_not_fit() -> None:
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Sigmoid", ["x"], ["gate"]),
+        helper.make_node("Mul", ["x", "gate"], ["silu"]),
+        helper.make_node("QuantizeLinear", ["silu", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])
+    opset = [helper.make_opsetid("", 18)]
+    for scale, kind in ((0.0022, np.uint8), (0.0021, np.int8), (1e-9, np.int8)):
+        parts = constants(s=np.float32(scale), z=np.int8(0))
+        model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], parts), opset_imports=opset)
+        derived = onnx.load_from_string(derived_graph(bytes_of(model), "int8-u8"))
+        zeros = {t.name: numpy_helper.to_array(t) for t in derived.graph.initializer}
+        (quantize,) = (node for node in derived.graph.node if node.op_type == "QuantizeLinear")
+        assert zeros[quantize.input[2]].dtype == kind, scale
+
+
 def test_int8_u8_refuses_a_rounded_tensor_that_something_else_reads() -> None:
     nodes = [
         helper.make_node("Cast", ["pixels"], ["grey"], to=TensorProto.FLOAT),
