@@ -22,6 +22,8 @@ from scanside.pack.onnx_graph import FLOAT, FLOAT16, Constant, Graph, Node, rena
 _SILU_LEAST = -0.2785
 """x sigmoid(x) is nowhere less (-0.27846)."""
 
+_MODE = b"\n\x04mode"
+"""How an attribute named "mode" begins."""
 _MOST_ZERO = 128
 """Above it uint8 would hold less of the positive side than int8 does."""
 
@@ -149,7 +151,7 @@ def with_unsigned_activations(graph: Graph) -> Graph:
 
 def _is_cubic(node: Node) -> bool:
     """Whether a Resize may give less than it takes."""
-    return any(b"cubic" in bytes(attribute) for attribute in node.attributes)
+    return any(bytes(a).startswith(_MODE) and b"cubic" in bytes(a) for a in node.attributes)
 
 
 def _is_scale(constant: Constant) -> bool:

@@ -143,7 +143,7 @@ def test_int8_u8_gives_silu_and_what_gates_it_a_zero_that_its_least_value_reache
         helper.make_node("Mul", ["silu", "other"], ["gated"]),
         helper.make_node("Mul", ["x", "other"], ["signed"]),
         helper.make_node("Relu", ["x"], ["relu"]),
-        helper.make_node("Resize", ["relu", "", "same"], ["resized"], mode="nearest"),
+        helper.make_node("Resize", ["relu", "", "same"], ["resized"], mode="nearest", cubic_coeff_a=-0.75),
         helper.make_node("Resize", ["relu", "", "same"], ["cubic"], mode="cubic"),
         helper.make_node("Concat", ["silu", "resized"], ["both"], axis=0),
         helper.make_node("Concat", ["silu", "signed"], ["mixed"], axis=0),
