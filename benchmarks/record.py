@@ -20,6 +20,7 @@ from scanside.exam.write import atomic_file
 PLACES = (
     "--out",
     "--work",
+    "--runs",
     "--docs",
     "--pack",
     "--busbra",
