@@ -24,6 +24,7 @@ _SILU_LEAST = -0.2785
 
 _MODE = b"\n\x04mode"
 """How an attribute named "mode" begins."""
+_UNSIGNED_ZERO = "unsigned.zero."
 _MOST_ZERO = 128
 """Above it uint8 would hold less of the positive side than int8 does."""
 
@@ -127,24 +128,24 @@ def with_unsigned_activations(graph: Graph) -> Graph:
     """
     made = {output: node for node in graph.nodes for output in node.outputs}
     scales = {constant.name: float(constant.array()) for constant in graph.constants if _is_scale(constant)}
-    zeros: dict[str, str] = {}
+    zeros: dict[str, int] = {}
     for node in graph.nodes:
         if node.op_type == "QuantizeLinear" and node.inputs[1] in scales:
             least = _least(node.inputs[0], made)
             zero = None if least is None else math.ceil(-least / scales[node.inputs[1]])
             if zero is not None and zero <= _MOST_ZERO:
-                zeros[node.outputs[0]] = f"unsigned.zero.{zero}"
+                zeros[node.outputs[0]] = zero
     before, others = set(), set(graph.outputs)
     for node in graph.nodes:
         rounded = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0] if node.inputs else ""
         if rounded in zeros and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             before.update(node.inputs[2:])
-            node.inputs[2:] = [zeros[rounded]]
+            node.inputs[2:] = [f"{_UNSIGNED_ZERO}{zeros[rounded]}"]
         else:
             others.update(node.inputs)
     _refuse_stranded(graph, others & zeros.keys())
-    for name in dict.fromkeys(zeros.values()):
-        graph.constants.append(Constant.of(name, np.array(int(name.rpartition(".")[2]), np.uint8)))
+    for zero in dict.fromkeys(zeros.values()):
+        graph.constants.append(Constant.of(f"{_UNSIGNED_ZERO}{zero}", np.array(zero, np.uint8)))
     _drop_unused(graph, before)
     return graph
 
