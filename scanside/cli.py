@@ -737,6 +737,7 @@ Examples:
   scanside train classifier --data COHORT --imagenet WEIGHTS --out run
   scanside train paper --data LESIONS --out run
   scanside train my-recipe.toml --data TDSC-ABUS --out run
+  scanside train segmenter --data MINE --start earlier/segmenter.safetensors --out run
 Run it again to continue a stopped training.
 """
 )
@@ -748,6 +749,14 @@ def train(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for weights, split, log and checkpoint.")],
     imagenet: Annotated[
         Path | None, typer.Option("--imagenet", metavar="DIR", help="ResNet50 weights (Keras layout) to start from.")
+    ] = None,
+    start: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--start",
+            metavar="FILE",
+            help="Trained weights to start from: a segmenter, or for a fusion the network of each plane.",
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget in steps, instead of the recipe's.")] = None,
@@ -774,6 +783,7 @@ def train(
             data,
             out,
             imagenet=imagenet,
+            start=start or (),
             workers=workers,
             progress=progress,
             seed=seed,

@@ -29,6 +29,7 @@ def train_recipe(
     out: str | Path,
     *,
     imagenet: str | Path | None = None,
+    start: Sequence[str | Path] = (),
     workers: int = 2,
     progress: OnProgress | None = None,
     **overrides: Any,
@@ -44,6 +45,9 @@ def train_recipe(
         Folders of data sets, see `scanside.training.datasets.open_data`; volumes are cut below ``OUT/volumes``.
     imagenet : path, optional
         Folder of ResNet50 weights for the classifier's start.
+    start : paths, optional
+        Trained weights to start from, each with the record that its training left beside it: a segmenter, or for a
+        fusion the network of each of its planes.
     workers : int
         Processes that cut volumes.
     overrides
@@ -54,18 +58,22 @@ def train_recipe(
     UsageError
         The recipe, or another recipe's run in `out`.
     TrainingDataError, CheckpointError
-        The data, or a checkpoint in `out`, are unusable.
+        The data, a checkpoint in `out`, or a start's weights or record are unusable.
+    LeakError
+        A start was trained on patients that are kept out here.
     """
     kind = trained_by(name)
     if kind == "segmenter":
         if imagenet is not None:
             raise UsageError("the segmenter starts from no ImageNet weights", found=imagenet)
+        if len(start) > 1:
+            raise UsageError("several starts", expected="one trained segmenter", found=", ".join(map(str, start)))
         recipe = load_recipe(name, SegmenterRecipe, **overrides)
         sets = _opened(data, Path(out), recipe.validation_images, workers, progress)
-        return train_segmenter(recipe, sets, out, progress=progress)
+        return train_segmenter(recipe, sets, out, start=start[0] if start else None, progress=progress)
     classifier = load_recipe(name, ClassifierRecipe, **overrides)
     sets = _opened(data, Path(out), VALIDATION_IMAGES, workers, progress)
-    return train_classifier(classifier, sets, out, imagenet=imagenet, progress=progress)
+    return train_classifier(classifier, sets, out, imagenet=imagenet, planes=start, progress=progress)
 
 
 def train_segmenter(
@@ -73,14 +81,22 @@ def train_segmenter(
     sets: Sequence[DataSet],
     out: str | Path,
     *,
+    start: str | Path | None = None,
     arithmetic: Arithmetic | None = None,
     progress: OnProgress | None = None,
 ) -> Path:
-    """Train (or continue) the segmenter; returns ``OUT/segmenter.safetensors``. See `scanside.training.loop.train`."""
+    """Train (or continue) the segmenter; returns ``OUT/segmenter.safetensors``. See `scanside.training.loop.train`.
+
+    `start` is a trained segmenter to start from; see `SegmenterTask`.
+    """
     split = _split(recipe, sets, Path(out), SegmenterTask.name)
+    finished = finished_weights(SegmenterTask.name, recipe, Path(out))
+    if finished is not None:
+        require_start(finished, [] if start is None else [start])
+        return finished
     phantoms, held_out = (split.volumes(p, sections=tuple(Plane), triplets=False) for p in (TRAIN, VALIDATION))
     pictures = PictureSplit(split.pictures(TRAIN), split.pictures(VALIDATION))
-    task = SegmenterTask(recipe, phantoms, held_out, pictures if pictures.train else None, split.record())
+    task = SegmenterTask(recipe, phantoms, held_out, pictures if pictures.train else None, split.record(), start=start)
     return train(task, recipe, out, arithmetic=arithmetic, progress=progress)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,10 +17,12 @@ from scanside.exam.planes import Plane
 from scanside.models.unet import build_segmenter
 from scanside.training.augment import brightness, corner_near, texture, window
 from scanside.training.busbra import padded, resized, resized_mask
+from scanside.training.checkpoint import load_weights
 from scanside.training.cohort_data import PhantomData
 from scanside.training.datasets import Picture, checked_pair
 from scanside.training.errors import TrainingDataError
 from scanside.training.recipe import SegmenterRecipe
+from scanside.training.start import read_segmenter_start
 
 
 class Pictures(Protocol):
@@ -48,15 +51,18 @@ class SegmenterTask:
         Pictures of the same two uses.
     sources : mapping, optional
         What the record says of the data.
+    start : path, optional
+        Weights of a trained segmenter, with their record, to start from; without, all weights are random.
 
     Raises
     ------
     TrainingDataError
         There is nothing to train on, or a picture's mask does not fit it or is empty.
+    LeakError, UsageError, CheckpointError
+        The start cannot be used; see `scanside.training.start.read_segmenter_start`.
     """
 
     name = "segmenter"
-    start_files: Mapping[str, str] = {}
 
     def __init__(
         self,
@@ -65,6 +71,8 @@ class SegmenterTask:
         held_out: Sequence[PhantomData],
         pictures: Pictures | None,
         sources: Mapping[str, Any] | None = None,
+        *,
+        start: str | Path | None = None,
     ) -> None:
         if not phantoms and pictures is None:
             raise TrainingDataError("there is nothing to train on")
@@ -77,6 +85,11 @@ class SegmenterTask:
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             self.model: nn.Module = build_segmenter()
+        self.start = None if start is None else read_segmenter_start(start, self.sources)
+        self.start_files: Mapping[str, str] = {}
+        if self.start is not None:
+            load_weights(self.model, self.start.weights)
+            self.start_files = {self.name: self.start.sha256}
 
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW; norms and biases do not decay."""
@@ -137,11 +150,14 @@ class SegmenterTask:
         return scores
 
     def record(self) -> dict[str, Any]:
-        """The split, and how pictures without a pixel spacing are seen."""
-        if self.images is None:
-            return self.sources
-        rule = f"longer side {self.recipe.busbra_longer_side} pixels, aspect kept, zeros after"
-        return self.sources | {"resize_rule": rule}
+        """The split, how the weights started, and how pictures without a pixel spacing are seen."""
+        record = {**self.sources, "start": "random"}
+        if self.start is not None:
+            record |= {"start": "trained segmenter", "start_files": self.start_files, "start_seen": self.start.seen}
+        if self.images is not None:
+            rule = f"longer side {self.recipe.busbra_longer_side} pixels, aspect kept, zeros after"
+            record["resize_rule"] = rule
+        return record
 
 
 class SectionPool:

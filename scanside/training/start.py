@@ -1,4 +1,4 @@
-"""What a training may start from: the records beside trained weights, and the planes' networks of a fusion."""
+"""What a training may start from: a segmenter, or the planes' networks of a fusion, by their records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from scanside.errors import CheckpointError, UsageError
 from scanside.models.backbones import StrideAt
 from scanside.models.fusion import PLANES_OF
 from scanside.models.weights import put, read_tensors, weights_sha256
+from scanside.training.errors import LeakError
 from scanside.training.recipe import ClassifierRecipe
+from scanside.training.split import TRAIN
 
 OTHERS = "`scanside pack create` takes weights of other trainings"
 
@@ -51,8 +53,8 @@ def training_record(weights: Path) -> dict[str, Any]:
     return record  # type: ignore[no-any-return]
 
 
-def require_start(weights: Path, planes: Sequence[str | Path]) -> None:
-    """Raise unless the training that left `weights` started from `planes`, or from none where there are none.
+def require_start(weights: Path, starts: Sequence[str | Path]) -> None:
+    """Raise unless the training that left `weights` started from `starts`, or from none where there are none.
 
     Raises
     ------
@@ -62,7 +64,7 @@ def require_start(weights: Path, planes: Sequence[str | Path]) -> None:
         Its record is damaged.
     """
     found = training_record(weights)["data"].get("start_files", {})
-    if set(found.values()) != {weights_sha256(Path(plane)) for plane in planes}:
+    if set(found.values()) != {weights_sha256(Path(start)) for start in starts}:
         raise another_start(weights, found)
 
 
@@ -71,7 +73,7 @@ def another_start(where: Path, found: Mapping[str, str]) -> UsageError:
     return UsageError(
         "this training had another start",
         where=where,
-        found=", ".join(f"{plane} {sha256[:12]}" for plane, sha256 in found.items()) or "no trained planes",
+        found=", ".join(f"{network} {sha256[:12]}" for network, sha256 in found.items()) or "no trained weights",
         remedy="use another --out, or the same start",
     )
 
@@ -80,6 +82,51 @@ def trained_stride(data: Mapping[str, Any]) -> StrideAt:
     """Where a network strides by its training's record; those of views did not state it at first."""
     started = "1x1" if data.get("start") in ("imagenet", "single view") else "3x3"
     return data.get("stride_at") or started  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class SegmenterStart:
+    """A trained segmenter to start from; `seen` are the patients that trained it, by data set, its own start's too."""
+
+    weights: Path
+    sha256: str
+    seen: Mapping[str, Sequence[str]]
+
+
+def read_segmenter_start(file: str | Path, sources: Mapping[str, Any]) -> SegmenterStart:
+    """The segmenter in `file`, by the record beside it, for a training on `sources` (`SplitData.record`).
+
+    Raises
+    ------
+    LeakError
+        It was trained on a patient that is kept out here.
+    UsageError
+        It is no segmenter.
+    CheckpointError
+        The record is absent or damaged.
+    """
+    weights = Path(file)
+    record = training_record(weights)
+    if record.get("task") != "segmenter":
+        raise UsageError("the start is another network", where=weights, expected="segmenter", found=record.get("task"))
+    data = record["data"]
+    parts_of = data.get("data_sets")
+    if not isinstance(parts_of, dict):
+        raise CheckpointError("the record does not say who trained the weights", where=weights.with_suffix(".json"))
+    seen = {
+        name: [*parts.get(TRAIN, ()), *data.get("start_seen", {}).get(name, ())] for name, parts in parts_of.items()
+    }
+    seen = {name: sorted(patients) for name, patients in ({**data.get("start_seen", {}), **seen}).items()}
+    for name, parts in sources.get("data_sets", {}).items():
+        kept_out = {patient for part, patients in parts.items() if part != TRAIN for patient in patients}
+        if known := sorted(kept_out & set(seen.get(name, ()))):
+            raise LeakError(
+                "the start was trained on patients that are kept out here",
+                where=weights,
+                found=f"{len(known)} of {name}, among them {known[0]}",
+                remedy="start from weights that never saw them",
+            )
+    return SegmenterStart(weights, weights_sha256(weights), seen)
 
 
 @dataclass(frozen=True)

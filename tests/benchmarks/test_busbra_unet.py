@@ -55,17 +55,24 @@ def test_folds_leave_their_images_and_go_on(
 
     train, trained = run.train_segmenter, []
 
-    def once_killed(recipe: Any, *given: Any) -> Path:
+    def once_killed(recipe: Any, *given: Any, **named: Any) -> Path:
         trained.append(recipe.seed)
         if len(trained) == 2:
             raise KeyboardInterrupt
-        return train(recipe, *given)
+        return train(recipe, *given, **named)
 
     monkeypatch.setattr(run, "train_segmenter", once_killed)
     recipe, out = tmp_path / "small.toml", tmp_path / "out"
     recipe.write_text(RECIPE)
     out.mkdir()
-    given = {"busbra": small_busbra, "work": tmp_path / "work", "folds": range(1, 3), "recipe": recipe, "out": out}
+    given = {
+        "busbra": small_busbra,
+        "work": tmp_path / "work",
+        "folds": range(1, 3),
+        "recipe": recipe,
+        "start": None,
+        "out": out,
+    }
     with pytest.raises(KeyboardInterrupt):
         busbra_unet.make_table(**given)  # type: ignore[arg-type]
     assert not (out / "busbra-unet-folds.csv").exists()
@@ -86,4 +93,26 @@ def test_folds_leave_their_images_and_go_on(
         assert (out / f"busbra-unet-fold{row['fold']}.log.jsonl").read_text()
     record = json.loads((out / "busbra-unet-folds.json").read_text())
     assert record["start"] == "random"
+    assert record["over_folds"]["mean_two_looks"] == pytest.approx(
+        np.mean([float(row["mean_two_looks"]) for row in rows]), abs=1e-3
+    )
     assert record["over_folds"]["mean"] == pytest.approx(np.mean([float(row["mean"]) for row in rows]), abs=1e-3)
+
+
+def test_folds_start_from_a_trained_segmenter(small_busbra: Path, tmp_path: Path) -> None:
+    from scanside.training.datasets.open import open_busbra
+    from scanside.training.recipe import SegmenterRecipe, load_recipe
+    from scanside.training.run import train_segmenter
+
+    recipe, out = tmp_path / "small.toml", tmp_path / "out"
+    recipe.write_text(RECIPE)
+    out.mkdir()
+    others = open_busbra(small_busbra, test_fold=1, validation_images=1)
+    start = train_segmenter(load_recipe(recipe, SegmenterRecipe, seed=7), [others], tmp_path / "start")
+    busbra_unet.make_table(small_busbra, tmp_path / "work", range(1, 2), recipe, start, out)
+    record = json.loads((out / "busbra-unet-folds.json").read_text())
+    assert record["start"]["start"] == "random"
+    assert record["start"]["trained_on"] == {"BUS-BRA": 2}
+    assert record["start"]["recipe"]["seed"] == 7
+    of_fold = json.loads((out / "busbra-unet-fold1.json").read_text())
+    assert of_fold["data"]["start_files"]["segmenter"] == record["start"]["sha256"]

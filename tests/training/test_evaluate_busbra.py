@@ -46,6 +46,21 @@ def test_a_right_answer_scores_near_1(brightness_graph, tiny_busbra, tmp_path):
     assert json.loads((tmp_path / "busbra-fold1-dice.json").read_text())["mean"] == summary.mean
 
 
+def test_a_second_look_sees_the_mirror_image(brightness_graph, tiny_busbra, tmp_path, monkeypatch):
+    whole = evaluate_busbra(brightness_graph, tiny_busbra, tmp_path, longer_side=64)
+    assert whole.mean_two_looks == pytest.approx(whole.mean, abs=1e-3), "each pixel by itself: a mirror changes nothing"
+
+    def half_blind(graph):
+        return lambda image: (image > 127).astype(np.float32) * (np.arange(image.shape[1]) < image.shape[1] * 0.45)
+
+    monkeypatch.setattr("scanside.training.evaluate_busbra.graph_probability", half_blind)
+    half = evaluate_busbra(brightness_graph, tiny_busbra, tmp_path, longer_side=64, threshold=0.4)
+    assert half.mean_two_looks > half.mean + 0.1
+    with (tmp_path / "busbra-fold1-dice.csv").open() as stream:
+        looks = [float(row["dice_two_looks"]) for row in csv.DictReader(stream)]
+    assert half.mean_two_looks == pytest.approx(np.mean(looks), abs=1e-3)
+
+
 def test_an_empty_answer_scores_0(brightness_graph, tiny_busbra, tmp_path):
     summary = evaluate_busbra(brightness_graph, tiny_busbra, tmp_path, threshold=1.0)
     assert summary.mean == 0

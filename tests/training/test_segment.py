@@ -112,13 +112,13 @@ def test_one_step_and_validation(task):
 
 
 def test_record_says_how_pictures_are_seen(task):
-    assert task.record() == {"resize_rule": "longer side 64 pixels, aspect kept, zeros after"}
+    assert task.record() == {"start": "random", "resize_rule": "longer side 64 pixels, aspect kept, zeros after"}
 
 
 def test_without_busbra_all_crops_are_phantoms(phantoms):
     task = SegmenterTask(RECIPE, phantoms[:-1], phantoms[-1:], None)
     assert task.batch(np.random.default_rng(0), 0.1)["pixels"].shape == (4, 1, 32, 32)
-    assert task.record() == {}
+    assert task.record() == {"start": "random"}
 
 
 def test_loss_is_small_only_for_the_truth():

@@ -1,4 +1,4 @@
-"""What a fusion starts from: its planes' networks, of one split and of one kind, or nothing."""
+"""What a training starts from: a fusion from its planes' networks, a segmenter from another, or from nothing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ import pytest
 import torch
 
 from scanside.errors import CheckpointError, UsageError
+from scanside.models.unet import build_segmenter
 from scanside.models.weights import read_tensors
 from scanside.training.classify import ClassifierTask
 from scanside.training.datasets import open_data
+from scanside.training.datasets.open import open_busbra
+from scanside.training.errors import LeakError
 from scanside.training.loop import _Run
-from scanside.training.recipe import ClassifierRecipe
-from scanside.training.run import train_classifier
+from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe
+from scanside.training.run import train_classifier, train_recipe, train_segmenter
 
 RECIPE = ClassifierRecipe(
     steps=1, batch=2, size=32, recalibration_batches=0, validation_phantoms=1, frames=2, frozen=("conv1",)
+)
+SEGMENTER = SegmenterRecipe(
+    steps=1, batch=2, crop_sizes=(32,), busbra_longer_side=32, recalibration_batches=0, validation_phantoms=1
 )
 PLANES = ("transverse", "sagittal", "coronal")
 
@@ -143,3 +149,55 @@ def test_a_plane_is_missing_or_there_twice(planes: dict[str, Path], stub_cohort:
     for names in (("transverse", "sagittal"), ("transverse", "sagittal", "sagittal"), PLANES * 2):
         with pytest.raises(UsageError, match="these networks do not make a fusion2"):
             ClassifierTask(RECIPE, _phantoms(stub_cohort), [], None, sources, planes=[planes[name] for name in names])
+
+
+@pytest.fixture(scope="module")
+def segmenter_start(stub_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A segmenter trained on phantoms."""
+    run = tmp_path_factory.mktemp("segmenter")
+    return train_segmenter(SEGMENTER, [open_data(stub_cohort, run)], run)
+
+
+def test_a_segmenter_starts_from_another(segmenter_start: Path, tiny_busbra: Path, tmp_path: Path) -> None:
+    sets = [open_data(tiny_busbra, tmp_path, validation_images=2)]
+    weights = train_segmenter(replace(SEGMENTER, peak_lr=1e-30), sets, tmp_path / "run", start=segmenter_start)
+    parameters = dict(build_segmenter().named_parameters())
+    before, after = read_tensors(segmenter_start), read_tensors(weights)
+    assert all(torch.allclose(before[name], after[name], rtol=0, atol=1e-20) for name in parameters)
+    data = json.loads(weights.with_suffix(".json").read_text())["data"]
+    assert data["start"] == "trained segmenter"
+    assert data["start_files"] == {"segmenter": hashlib.sha256(segmenter_start.read_bytes()).hexdigest()}
+    assert data["start_seen"] == {"phantom": sorted(_data_of(segmenter_start)["data_sets"]["phantom"]["train"])}
+    assert _data_of(segmenter_start)["start"] == "random"
+    with pytest.raises(UsageError, match="this training had another start; found segmenter"):
+        train_segmenter(replace(SEGMENTER, peak_lr=1e-30), sets, tmp_path / "run")
+
+
+@pytest.mark.parametrize("key", ["data_sets", "start_seen"])
+def test_a_start_that_saw_who_is_kept_out_is_refused(key: str, tiny_busbra: Path, tmp_path: Path) -> None:
+    sets = [open_busbra(tiny_busbra, test_fold=1, validation_images=2)]
+    first = train_segmenter(SEGMENTER, sets, tmp_path / "first")
+    train_segmenter(SEGMENTER, sets, tmp_path / "fair", start=first)
+    record = json.loads(first.with_suffix(".json").read_text())
+    parts = record["data"]["data_sets"]["BUS-BRA"]
+    if key == "data_sets":
+        parts["train"].append(parts["test"][0])
+    else:  # not its own training, that of its start
+        record["data"][key] = {"BUS-BRA": parts["test"][:1]}
+    first.with_suffix(".json").write_text(json.dumps(record))
+    with pytest.raises(LeakError, match=rf"kept out here; found 1 of BUS-BRA, among them {parts['test'][0]}"):
+        train_segmenter(SEGMENTER, sets, tmp_path / "leak", start=first)
+
+
+def test_a_classifier_is_no_start_of_a_segmenter(
+    planes: dict[str, Path], segmenter_start: Path, stub_cohort: Path, tmp_path: Path
+) -> None:
+    sets = [open_data(stub_cohort, tmp_path)]
+    with pytest.raises(UsageError, match="another network; expected segmenter, found classifier"):
+        train_segmenter(SEGMENTER, sets, tmp_path / "run", start=planes["coronal"])
+    with pytest.raises(UsageError, match="several starts; expected one trained segmenter"):
+        train_recipe("segmenter", [stub_cohort], tmp_path / "run", start=[segmenter_start, segmenter_start])
+
+
+def _data_of(weights: Path) -> dict[str, Any]:
+    return json.loads(weights.with_suffix(".json").read_text())["data"]  # type: ignore[no-any-return]
