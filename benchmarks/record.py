@@ -25,6 +25,7 @@ PLACES = (
     "--pack",
     "--busbra",
     "--imagenet",
+    "--start",
     "--cohort",
     "--predictions",
     "--view",
