@@ -34,7 +34,12 @@ BUSBRA_LICENCE = Licence(
 )
 NO_PATIENTS_VOLUMES = {"phantom", "phantom lesions", BUSBRA, "BUSI"}
 """Data sets without a single ABVS volume of a patient."""
-STARTS = {"imagenet": "ImageNet", "single view": "single-view", "single planes": "single-plane"}
+STARTS = {
+    "imagenet": "ImageNet",
+    "single view": "single-view",
+    "single planes": "single-plane",
+    "trained segmenter": "another training's",
+}
 """How the card calls the weights that a training started from; else they were random."""
 
 
@@ -79,10 +84,13 @@ class Trained:
         return model.eval()
 
     def data_sets(self) -> dict[str, dict[str, int]]:
-        """How many patients or volumes of each data set had each use."""
+        """How many patients or volumes of each data set had each use, in this training and in its starts'."""
         data = self.record["data"]
         sets = {BUSBRA: data["busbra"]} if "busbra" in data else data.get("data_sets", {})
-        return {name: {part: len(cases) for part, cases in parts.items()} for name, parts in sets.items()}
+        uses = {name: {part: len(cases) for part, cases in parts.items()} for name, parts in sets.items()}
+        for name, patients in data.get("start_seen", {}).items():
+            uses.setdefault(name, {})["train of the start"] = len(patients)
+        return uses
 
 
 def pack_from_training(

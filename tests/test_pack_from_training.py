@@ -23,7 +23,7 @@ from scanside.engine.predictor import Predictor
 from scanside.models import FusionClassifier, Segmenter
 from scanside.models.weights import save_half
 from scanside.pack import Pack, golden_cases, load_pack
-from scanside.pack_from_training import find_trained, pack_from_training
+from scanside.pack_from_training import Trained, find_trained, model_card, pack_from_training
 from scanside.training.checkpoint import save_weights
 from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe, SgdRecipe, ViewsRecipe
 from scanside.training.views import ViewedLesion, ViewsSplit, ViewsTask
@@ -374,3 +374,14 @@ def test_a_full_disk_leaves_nothing(
         patch.setattr(place, full)
         result = run("export", run_folder / "classifier.safetensors", "--out", tmp_path / "here" / "pack", *words, "-q")
     refused(result, 4, "No space left on device", tmp_path / "here")
+
+
+def test_the_card_counts_who_trained_a_start(tiny_pack: Path) -> None:
+    data = {"data_sets": {"phantom": {"train": ["1"]}}, "start": "trained segmenter"}
+    data |= {"start_files": {"segmenter": "0"}, "start_seen": {"BUS-BRA": ["7", "8"], "TDSC": ["1"]}}
+    trained = Trained(Path("segmenter.safetensors"), record_of(SEGMENTER, data, dice_coronal=0.5), SEGMENTER)
+    both = {"segmenter": trained, "classifier": trained}
+    card = model_card("mine", "1", both, load_pack(tiny_pack), [])
+    assert "one grey channel, started from another training's weights." in card
+    assert "phantom (1 train); BUS-BRA (2 train of the start); TDSC (1 train of the start)." in card
+    assert "No patient's" not in card

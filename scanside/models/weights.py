@@ -97,9 +97,18 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def weights_sha256(path: Path) -> str:
-    """The SHA-256 of a weight file that was read, or of its parts one after the other."""
+    """The SHA-256 of a weight file, or of its parts one after the other.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such file, or a part is missing.
+    """
     digest = hashlib.sha256()
-    for file in weight_files(path):
+    files = weight_files(path)
+    if not files:
+        raise CheckpointError("no weights here", where=path, expected="a file", found="nothing")
+    for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -25,7 +25,7 @@ from scanside.training.cohort_data import PhantomData
 from scanside.training.cutting import STORED_MARGIN
 from scanside.training.errors import TrainingDataError
 from scanside.training.recipe import ClassifierRecipe, SgdRecipe
-from scanside.training.start import read_donors
+from scanside.training.start import read_donors, two_starts
 
 PLANES = tuple(Plane)
 
@@ -61,7 +61,7 @@ class ClassifierTask:
         self.recipe = recipe
         self.sources = dict(sources or {})
         if planes and imagenet is not None:
-            raise UsageError("two starts", expected="ImageNet weights or trained planes", found="both")
+            raise two_starts()
         donors = read_donors(planes, recipe, self.sources)
         self.lesions = _lesions_by_class(phantoms)
         self.held_out = held_out

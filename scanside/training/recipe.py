@@ -122,8 +122,8 @@ class SgdRecipe(Recipe):
 class ClassifierRecipe(SgdRecipe):
     """Recipe of the three-plane classifier.
 
-    `frozen` names the parts of each branch that keep their ImageNet weights and statistics (ignored without ImageNet
-    weights); `frames` is the number of triplets a lesion.
+    `frozen` names the parts of each branch that keep the weights and statistics they start from (ignored where those
+    are random); `frames` is the number of triplets a lesion.
     """
 
     frozen: tuple[str, ...] = ()

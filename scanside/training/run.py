@@ -20,7 +20,7 @@ from scanside.training.recipe import ClassifierRecipe, Recipe, SegmenterRecipe, 
 from scanside.training.segment import SegmenterTask
 from scanside.training.sources import PictureSplit, SplitData
 from scanside.training.split import TRAIN, VALIDATION
-from scanside.training.start import require_start
+from scanside.training.start import require_start, start_record, two_starts
 
 
 def train_recipe(
@@ -46,7 +46,7 @@ def train_recipe(
     imagenet : path, optional
         Folder of ResNet50 weights for the classifier's start.
     start : paths, optional
-        Trained weights to start from, each with the record that its training left beside it: a segmenter, or for a
+        Trained weights to start from, each with the record that its training left beside it: one segmenter, or for a
         fusion the network of each of its planes.
     workers : int
         Processes that cut volumes.
@@ -63,6 +63,8 @@ def train_recipe(
         A start was trained on patients that are kept out here.
     """
     kind = trained_by(name)
+    for file in start:
+        start_record(Path(file), kind)
     if kind == "segmenter":
         if imagenet is not None:
             raise UsageError("the segmenter starts from no ImageNet weights", found=imagenet)
@@ -71,6 +73,8 @@ def train_recipe(
         recipe = load_recipe(name, SegmenterRecipe, **overrides)
         sets = _opened(data, Path(out), recipe.validation_images, workers, progress)
         return train_segmenter(recipe, sets, out, start=start[0] if start else None, progress=progress)
+    if imagenet is not None and start:
+        raise two_starts()
     classifier = load_recipe(name, ClassifierRecipe, **overrides)
     sets = _opened(data, Path(out), VALIDATION_IMAGES, workers, progress)
     return train_classifier(classifier, sets, out, imagenet=imagenet, planes=start, progress=progress)

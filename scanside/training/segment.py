@@ -17,7 +17,6 @@ from scanside.exam.planes import Plane
 from scanside.models.unet import build_segmenter
 from scanside.training.augment import brightness, corner_near, texture, window
 from scanside.training.busbra import padded, resized, resized_mask
-from scanside.training.checkpoint import load_weights
 from scanside.training.cohort_data import PhantomData
 from scanside.training.datasets import Picture, checked_pair
 from scanside.training.errors import TrainingDataError
@@ -50,7 +49,7 @@ class SegmenterTask:
     pictures : optional
         Pictures of the same two uses.
     sources : mapping, optional
-        What the record says of the data.
+        What the record says of the data; with a `start`, at least its "data_sets".
     start : path, optional
         Weights of a trained segmenter, with their record, to start from; without, all weights are random.
 
@@ -85,10 +84,10 @@ class SegmenterTask:
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             self.model: nn.Module = build_segmenter()
-        self.start = None if start is None else read_segmenter_start(start, self.sources)
+        self.start = None if start is None else read_segmenter_start(start, self.sources["data_sets"])
         self.start_files: Mapping[str, str] = {}
         if self.start is not None:
-            load_weights(self.model, self.start.weights)
+            self.start.give(self.model)
             self.start_files = {self.name: self.start.sha256}
 
     def optimizer(self) -> torch.optim.Optimizer:

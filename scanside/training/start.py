@@ -13,11 +13,12 @@ from torch import nn
 from scanside.errors import CheckpointError, UsageError
 from scanside.models.backbones import StrideAt
 from scanside.models.fusion import PLANES_OF
-from scanside.models.weights import put, read_tensors, weights_sha256
+from scanside.models.weights import put, read_tensors, weight_files, weights_sha256
 from scanside.training.errors import LeakError
 from scanside.training.recipe import ClassifierRecipe
 from scanside.training.split import TRAIN
 
+KEEP = "keep the two files that a training leaves together"
 OTHERS = "`scanside pack create` takes weights of other trainings"
 
 
@@ -38,7 +39,7 @@ def training_record(weights: Path) -> dict[str, Any]:
             where=weights,
             expected=file.name,
             found="none",
-            remedy=f"keep the two files that a training leaves together. {OTHERS}",
+            remedy=f"{KEEP}. {OTHERS}",
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError("the record cannot be read", where=file, found=str(error).splitlines()[0]) from None
@@ -63,7 +64,7 @@ def require_start(weights: Path, starts: Sequence[str | Path]) -> None:
     CheckpointError
         Its record is damaged.
     """
-    found = training_record(weights)["data"].get("start_files", {})
+    found = training_record(weights)["data"].get("start_files") or {}
     if set(found.values()) != {weights_sha256(Path(start)) for start in starts}:
         raise another_start(weights, found)
 
@@ -78,55 +79,108 @@ def another_start(where: Path, found: Mapping[str, str]) -> UsageError:
     )
 
 
+def two_starts() -> UsageError:
+    """The one error for a classifier that is given ImageNet weights and trained planes."""
+    return UsageError("two starts", expected="ImageNet weights or trained planes", found="both")
+
+
 def trained_stride(data: Mapping[str, Any]) -> StrideAt:
     """Where a network strides by its training's record; those of views did not state it at first."""
     started = "1x1" if data.get("start") in ("imagenet", "single view") else "3x3"
     return data.get("stride_at") or started  # type: ignore[return-value]
 
 
+def start_record(weights: Path, task: str) -> dict[str, Any]:
+    """The record of trained weights that a training of `task`, "segmenter" or "classifier", starts from.
+
+    Raises
+    ------
+    CheckpointError
+        The weights or the record are absent, or the record is damaged.
+    UsageError
+        They are another network's.
+    """
+    if not weight_files(weights):
+        found = "a folder" if weights.is_dir() else "nothing"
+        raise CheckpointError("no weights to start from", where=weights, expected=f"a {task}.safetensors", found=found)
+    record = training_record(weights)
+    if record.get("task") != task:
+        raise UsageError("the start is another network", where=weights, expected=task, found=record.get("task"))
+    return record
+
+
 @dataclass(frozen=True)
 class SegmenterStart:
-    """A trained segmenter to start from; `seen` are the patients that trained it, by data set, its own start's too."""
+    """A trained segmenter to start from; `seen` are the patients that trained it or its own starts, by data set."""
 
     weights: Path
     sha256: str
     seen: Mapping[str, Sequence[str]]
 
+    def give(self, model: nn.Module) -> None:
+        """Put the weights into `model`.
 
-def read_segmenter_start(file: str | Path, sources: Mapping[str, Any]) -> SegmenterStart:
-    """The segmenter in `file`, by the record beside it, for a training on `sources` (`SplitData.record`).
+        Raises
+        ------
+        CheckpointError
+            They are damaged or another network's.
+        """
+        put(model, read_tensors(self.weights), where=self.weights, network="the segmenter", remedy=KEEP)
+
+
+def read_segmenter_start(file: str | Path, data_sets: Mapping[str, Mapping[str, Sequence[str]]]) -> SegmenterStart:
+    """The segmenter in `file`, for a training on `data_sets`: patients by part by data set.
+
+    The record beside the weights is believed. Patients are the same when their data set's name and their own are.
 
     Raises
     ------
     LeakError
-        It was trained on a patient that is kept out here.
+        A patient of a part that does not train here trained it.
     UsageError
         It is no segmenter.
     CheckpointError
-        The record is absent or damaged.
+        The weights or the record are absent, or the record is damaged.
     """
     weights = Path(file)
-    record = training_record(weights)
-    if record.get("task") != "segmenter":
-        raise UsageError("the start is another network", where=weights, expected="segmenter", found=record.get("task"))
-    data = record["data"]
-    parts_of = data.get("data_sets")
-    if not isinstance(parts_of, dict):
-        raise CheckpointError("the record does not say who trained the weights", where=weights.with_suffix(".json"))
-    seen = {
-        name: [*parts.get(TRAIN, ()), *data.get("start_seen", {}).get(name, ())] for name, parts in parts_of.items()
-    }
-    seen = {name: sorted(patients) for name, patients in ({**data.get("start_seen", {}), **seen}).items()}
-    for name, parts in sources.get("data_sets", {}).items():
+    seen = _seen(start_record(weights, "segmenter")["data"], weights.with_suffix(".json"))
+    for name, parts in data_sets.items():
         kept_out = {patient for part, patients in parts.items() if part != TRAIN for patient in patients}
-        if known := sorted(kept_out & set(seen.get(name, ()))):
+        if known := len(kept_out & seen.get(name, set())):
             raise LeakError(
                 "the start was trained on patients that are kept out here",
                 where=weights,
-                found=f"{len(known)} of {name}, among them {known[0]}",
+                expected="none",
+                found=f"{known} of {name}",
                 remedy="start from weights that never saw them",
             )
-    return SegmenterStart(weights, weights_sha256(weights), seen)
+    return SegmenterStart(weights, weights_sha256(weights), {name: sorted(who) for name, who in seen.items()})
+
+
+def _seen(data: Mapping[str, Any], record: Path) -> dict[str, set[str]]:
+    """Everybody who trained the weights of a record or their starts, by data set."""
+    own: Any = data.get("data_sets")
+    before: Any = data.get("start_seen", {})
+    whole = isinstance(own, dict) and isinstance(before, dict) and all(map(_is_patients, [*own.values(), before]))
+    if not whole or ("start_files" in data) != ("start_seen" in data):
+        raise CheckpointError(
+            "the record does not say who trained the weights",
+            where=record,
+            expected="data_sets, and start_seen where there was a start: lists of patients",
+            remedy=KEEP,
+        )
+    seen = {name: set(patients) for name, patients in before.items()}
+    for name, parts in own.items():
+        seen.setdefault(name, set()).update(parts.get(TRAIN, ()))
+    return {name: patients for name, patients in seen.items() if patients}
+
+
+def _is_patients(value: object) -> bool:
+    """Whether this is lists of patients by name."""
+    return isinstance(value, dict) and all(
+        isinstance(patients, list) and all(isinstance(patient, str) for patient in patients)
+        for patients in value.values()
+    )
 
 
 @dataclass(frozen=True)
@@ -150,7 +204,7 @@ class Donor:
         tensors = {
             name.removeprefix(prefix): t for name, t in read_tensors(self.weights).items() if name.startswith(prefix)
         }
-        put(branch, tensors, where=self.weights, network=f"the {self.plane} branch")
+        put(branch, tensors, where=self.weights, network=f"the {self.plane} branch", remedy=KEEP)
 
 
 def read_donors(files: Sequence[str | Path], recipe: ClassifierRecipe, sources: Mapping[str, Any]) -> list[Donor]:
@@ -159,14 +213,18 @@ def read_donors(files: Sequence[str | Path], recipe: ClassifierRecipe, sources: 
     Raises
     ------
     UsageError
-        They are not one for each plane of the recipe's variant, of its backbone and all striding at one place, or they
-        were trained on another split, whose cases may be among those kept out here.
+        The recipe's variant is no fusion; they are not one for each of its planes, of its backbone and all striding at
+        one place; or they were trained on another split, whose cases may be among those kept out here.
     CheckpointError
-        A record is absent or damaged.
+        Weights or a record are absent, or a record is damaged.
     """
+    if files and len(PLANES_OF[recipe.variant]) == 1:
+        raise UsageError(
+            "only a fusion starts from trained planes", expected="fusion1 or fusion2", found=recipe.variant
+        )
     donors = []
     for file in map(Path, files):
-        record = training_record(file)
+        record = start_record(file, "classifier")
         data = record["data"]
         if record["recipe"].get("backbone") != recipe.backbone:
             expected, found = recipe.backbone, record["recipe"].get("backbone")

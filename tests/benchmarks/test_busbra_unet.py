@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import busbra_unet
+from scanside.training.recipe import SegmenterRecipe, load_recipe
 
 pytest.importorskip("torch")
 
@@ -30,26 +31,48 @@ validation_images = 1
 @pytest.fixture
 def small_busbra(tmp_path: Path) -> Path:
     """Three cases of two images in each of two folds."""
-    folder = tmp_path / "busbra"
+    return busbra_of(range(6), tmp_path / "busbra")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """Two steps on windows of 32 pixels."""
+    file = tmp_path / "small.toml"
+    file.write_text(RECIPE)
+    return file
+
+
+@pytest.fixture
+def start(recipe: Path, tmp_path: Path) -> Path:
+    """A segmenter trained on four cases that are none of the small BUS-BRA."""
+    from scanside.training.datasets.open import open_busbra
+    from scanside.training.run import train_segmenter
+
+    others = open_busbra(busbra_of(range(90, 96), tmp_path / "others"), test_fold=1, validation_images=1)
+    return train_segmenter(load_recipe(recipe, SegmenterRecipe, seed=7), [others], tmp_path / "start")
+
+
+def busbra_of(cases: range, folder: Path) -> Path:
+    """Cases of two images each, by turns in two folds, in BUS-BRA's layout."""
     for name in ("Images", "Masks"):
         (folder / name).mkdir(parents=True)
     data, folds = ["ID,Case,Pathology"], ["ID,kFold,valid_1,valid_2"]
-    for case in range(6):
-        fold = 1 + case % 2
+    for number, case in enumerate(cases):
+        fold = 1 + number % 2
         for side in "lr":
             mask = np.zeros((40, 30), np.uint8)
-            cv2.circle(mask, (15, 20), 5 + case, 255, -1)
+            cv2.circle(mask, (15, 20), 5 + number, 255, -1)
             cv2.imwrite(str(folder / "Images" / f"bus_{case}-{side}.png"), 220 - mask // 2)
             cv2.imwrite(str(folder / "Masks" / f"mask_{case}-{side}.png"), mask)
-            data.append(f"bus_{case}-{side},{case},{'malignant' if case < 2 else 'benign'}")
-            folds.append(f"bus_{case}-{side},{fold},{int(case != 1)},{int(case != 2)}")
+            data.append(f"bus_{case}-{side},{case},{'malignant' if number < 2 else 'benign'}")
+            folds.append(f"bus_{case}-{side},{fold},{int(number != 1)},{int(number != 2)}")
     (folder / "bus_data.csv").write_text("\n".join(data) + "\n")
     (folder / "5-fold-cv.csv").write_text("\n".join(folds) + "\n")
     return folder
 
 
 def test_folds_leave_their_images_and_go_on(
-    small_busbra: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_busbra: Path, start: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from scanside.training import run
 
@@ -62,17 +85,10 @@ def test_folds_leave_their_images_and_go_on(
         return train(recipe, *given, **named)
 
     monkeypatch.setattr(run, "train_segmenter", once_killed)
-    recipe, out = tmp_path / "small.toml", tmp_path / "out"
-    recipe.write_text(RECIPE)
+    out = tmp_path / "out"
     out.mkdir()
-    given = {
-        "busbra": small_busbra,
-        "work": tmp_path / "work",
-        "folds": range(1, 3),
-        "recipe": recipe,
-        "start": None,
-        "out": out,
-    }
+    given = {"busbra": small_busbra, "work": tmp_path / "work", "folds": range(1, 3), "start": start, "recipe": recipe}
+    given["out"] = out
     with pytest.raises(KeyboardInterrupt):
         busbra_unet.make_table(**given)  # type: ignore[arg-type]
     assert not (out / "busbra-unet-folds.csv").exists()
@@ -89,30 +105,13 @@ def test_folds_leave_their_images_and_go_on(
         record = json.loads((out / f"busbra-unet-fold{row['fold']}.json").read_text())
         patients = record["data"]["data_sets"]["BUS-BRA"]
         assert set(patients["test"]) == {image["case"] for image in images}
+        assert record["data"]["start_seen"] == {"BUS-BRA": ["93", "95"]}
         assert not set(patients["test"]) & {*patients["train"], *patients["validation"]}
         assert (out / f"busbra-unet-fold{row['fold']}.log.jsonl").read_text()
     record = json.loads((out / "busbra-unet-folds.json").read_text())
-    assert record["start"] == "random"
+    assert record["start"]["trained_on"] == {"BUS-BRA": 2}
+    assert record["start"]["recipe"]["seed"] == 7
     assert record["over_folds"]["mean_two_looks"] == pytest.approx(
         np.mean([float(row["mean_two_looks"]) for row in rows]), abs=1e-3
     )
     assert record["over_folds"]["mean"] == pytest.approx(np.mean([float(row["mean"]) for row in rows]), abs=1e-3)
-
-
-def test_folds_start_from_a_trained_segmenter(small_busbra: Path, tmp_path: Path) -> None:
-    from scanside.training.datasets.open import open_busbra
-    from scanside.training.recipe import SegmenterRecipe, load_recipe
-    from scanside.training.run import train_segmenter
-
-    recipe, out = tmp_path / "small.toml", tmp_path / "out"
-    recipe.write_text(RECIPE)
-    out.mkdir()
-    others = open_busbra(small_busbra, test_fold=1, validation_images=1)
-    start = train_segmenter(load_recipe(recipe, SegmenterRecipe, seed=7), [others], tmp_path / "start")
-    busbra_unet.make_table(small_busbra, tmp_path / "work", range(1, 2), recipe, start, out)
-    record = json.loads((out / "busbra-unet-folds.json").read_text())
-    assert record["start"]["start"] == "random"
-    assert record["start"]["trained_on"] == {"BUS-BRA": 2}
-    assert record["start"]["recipe"]["seed"] == 7
-    of_fold = json.loads((out / "busbra-unet-fold1.json").read_text())
-    assert of_fold["data"]["start_files"]["segmenter"] == record["start"]["sha256"]

@@ -46,7 +46,7 @@ def test_an_error_is_one_message_and_its_exit_code(tmp_path, capsys):
 def test_busbra_says_mean_and_median(tmp_path, monkeypatch, capsys):
     def evaluate(weights, busbra, out, **options):
         assert options == {"fold": 1, "longer_side": 160, "threshold": 0.5}
-        return BusbraDice("w", 1, 376, 213, 160, 0.5, 0.8123, 0.8744, 0.81, 0.87, 0.82, 0.8, 3)
+        return BusbraDice("w", 1, 376, 213, 160, 0.5, 0.8123, 0.8744, 0.81, 0.87, 0.82, 0.8, 3, 0.82)
 
     monkeypatch.setattr(evaluation, "evaluate_busbra", evaluate)
     main(["busbra", "--busbra", "b", "--weights", "w.safetensors", "--out", str(tmp_path)])

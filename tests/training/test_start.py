@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from scanside.training.errors import LeakError
 from scanside.training.loop import _Run
 from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe
 from scanside.training.run import train_classifier, train_recipe, train_segmenter
+from scanside.training.start import read_segmenter_start
 
 RECIPE = ClassifierRecipe(
     steps=1, batch=2, size=32, recalibration_batches=0, validation_phantoms=1, frames=2, frozen=("conv1",)
@@ -173,30 +175,105 @@ def test_a_segmenter_starts_from_another(segmenter_start: Path, tiny_busbra: Pat
         train_segmenter(replace(SEGMENTER, peak_lr=1e-30), sets, tmp_path / "run")
 
 
-@pytest.mark.parametrize("key", ["data_sets", "start_seen"])
-def test_a_start_that_saw_who_is_kept_out_is_refused(key: str, tiny_busbra: Path, tmp_path: Path) -> None:
+def test_everybody_who_trained_a_start_or_its_starts_is_remembered(
+    segmenter_start: Path, tiny_busbra: Path, busi: Path, tmp_path: Path
+) -> None:
+    second = train_segmenter(SEGMENTER, [open_data(busi, tmp_path)], tmp_path / "second", start=segmenter_start)
+    third = train_segmenter(SEGMENTER, [open_data(tiny_busbra, tmp_path)], tmp_path / "third", start=second)
+    fourth = train_segmenter(SEGMENTER, [open_data(tiny_busbra, tmp_path)], tmp_path / "fourth", start=third)
+    seen = _data_of(fourth)["start_seen"]
+    trained = {"phantom": segmenter_start, "BUSI": second, "BUS-BRA": third}
+    assert seen == {name: sorted(_data_of(file)["data_sets"][name]["train"]) for name, file in trained.items()}
+
+
+@pytest.mark.parametrize("kept_out", ["validation", "test"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_start_that_saw_who_is_kept_out_is_refused(
+    kept_out: str, earlier: bool, segmenter_start: Path, tiny_busbra: Path, tmp_path: Path
+) -> None:
     sets = [open_busbra(tiny_busbra, test_fold=1, validation_images=2)]
-    first = train_segmenter(SEGMENTER, sets, tmp_path / "first")
-    train_segmenter(SEGMENTER, sets, tmp_path / "fair", start=first)
-    record = json.loads(first.with_suffix(".json").read_text())
-    parts = record["data"]["data_sets"]["BUS-BRA"]
-    if key == "data_sets":
-        parts["train"].append(parts["test"][0])
-    else:  # not its own training, that of its start
-        record["data"][key] = {"BUS-BRA": parts["test"][:1]}
-    first.with_suffix(".json").write_text(json.dumps(record))
-    with pytest.raises(LeakError, match=rf"kept out here; found 1 of BUS-BRA, among them {parts['test'][0]}"):
-        train_segmenter(SEGMENTER, sets, tmp_path / "leak", start=first)
+    fair = train_segmenter(SEGMENTER, sets, tmp_path / "fair", start=segmenter_start)
+    known = _data_of(fair)["data_sets"]["BUS-BRA"][kept_out][:1]
+
+    def saw(record: dict[str, Any]) -> None:
+        if earlier:  # not its own training, that of its start
+            record["data"] |= {"start_files": {"segmenter": "0"}, "start_seen": {"BUS-BRA": known}}
+        else:
+            record["data"]["data_sets"]["BUS-BRA"] = {"train": known}
+
+    start = _changed(segmenter_start, tmp_path, saw)
+    with pytest.raises(LeakError, match="kept out here; expected none, found 1 of BUS-BRA") as caught:
+        train_segmenter(SEGMENTER, sets, tmp_path / "leak", start=start)
+    assert caught.value.exit_code == 3
+    assert not list((tmp_path / "leak").glob("*.safetensors"))
 
 
-def test_a_classifier_is_no_start_of_a_segmenter(
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.pop("data_sets"),
+        lambda data: data.update(data_sets=["phantom"]),
+        lambda data: data.update(data_sets={"phantom": ["1"]}),
+        lambda data: data["data_sets"]["phantom"].update(train=None),
+        lambda data: data["data_sets"]["phantom"].update(train=[1, "2"]),
+        lambda data: data.update(start_seen=None, start_files={}),
+        lambda data: data.update(start_files={"segmenter": "0"}),
+    ],
+)
+def test_a_record_that_does_not_say_who_trained_is_refused(
+    change: Callable[[dict[str, Any]], object], segmenter_start: Path, tmp_path: Path
+) -> None:
+    start = _changed(segmenter_start, tmp_path, lambda record: change(record["data"]))
+    with pytest.raises(CheckpointError, match=r"segmenter\.json: the record does not say who trained the weights"):
+        read_segmenter_start(start, {})
+
+
+def test_what_is_no_start_is_refused_before_anything_is_made(
     planes: dict[str, Path], segmenter_start: Path, stub_cohort: Path, tmp_path: Path
 ) -> None:
+    out, bare, other = tmp_path / "run", tmp_path / "bare.safetensors", tmp_path / "other.safetensors"
+    shutil.copyfile(segmenter_start, bare)
+    shutil.copyfile(planes["coronal"], other)
+    shutil.copyfile(segmenter_start.with_suffix(".json"), other.with_suffix(".json"))
+    for recipe, starts, words in (
+        ("segmenter", [planes["coronal"]], "another network; expected segmenter, found classifier"),
+        ("classifier", [segmenter_start], "another network; expected classifier, found segmenter"),
+        ("segmenter", [segmenter_start] * 2, "several starts; expected one trained segmenter"),
+        ("segmenter", [tmp_path / "none.safetensors"], "no weights to start from; .*found nothing"),
+        ("segmenter", [segmenter_start.parent], "no weights to start from; .*found a folder"),
+        ("segmenter", [bare], "no record beside the weights"),
+    ):
+        with pytest.raises((UsageError, CheckpointError), match=words):
+            train_recipe(recipe, [stub_cohort], out, start=starts)
+        assert not out.exists()
+    with pytest.raises(UsageError, match="two starts"):
+        train_recipe("classifier", [stub_cohort], out, start=list(planes.values()), imagenet=tmp_path)
+    assert not out.exists()
     sets = [open_data(stub_cohort, tmp_path)]
-    with pytest.raises(UsageError, match="another network; expected segmenter, found classifier"):
-        train_segmenter(SEGMENTER, sets, tmp_path / "run", start=planes["coronal"])
-    with pytest.raises(UsageError, match="several starts; expected one trained segmenter"):
-        train_recipe("segmenter", [stub_cohort], tmp_path / "run", start=[segmenter_start, segmenter_start])
+    with pytest.raises(
+        CheckpointError, match=r"another model's; expected the .* tensors of the segmenter.*Keep the two"
+    ):
+        train_segmenter(SEGMENTER, sets, out, start=other)
+    with pytest.raises(
+        UsageError, match="only a fusion starts from trained planes; expected fusion1 or fusion2, found"
+    ):
+        train_classifier(replace(RECIPE, variant="coronal"), sets, tmp_path / "plane", planes=[planes["coronal"]])
+
+
+def test_the_shipped_segmenter_is_a_start() -> None:
+    shipped = read_segmenter_start(Path(__file__).parents[2] / "weights" / "segmenter.safetensors", {})
+    shipped.give(build_segmenter())
+    assert {name: len(patients) for name, patients in shipped.seen.items()} == {"phantom": 92, "BUS-BRA": 826}
+
+
+def _changed(weights: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of `weights` in `folder` with a changed record."""
+    copy = folder / weights.name
+    shutil.copyfile(weights, copy)
+    record = json.loads(weights.with_suffix(".json").read_text())
+    change(record)
+    copy.with_suffix(".json").write_text(json.dumps(record))
+    return copy
 
 
 def _data_of(weights: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import sys
@@ -82,6 +84,19 @@ def test_a_stopped_training_continues(stub_cohort, recipe, tmp_path, monkeypatch
         "segmenter.safetensors",
         "segmenter.split.csv",
     ]
+
+
+def test_a_training_starts_from_another(stub_cohort, recipe, tmp_path):
+    first = run("train", recipe, "--data", stub_cohort, "--out", tmp_path / "first")
+    assert first.exit_code == 0, first.output
+    weights = tmp_path / "first" / "segmenter.safetensors"
+    words = ("train", recipe, "--data", stub_cohort, "--out", tmp_path / "second", "--start")
+    assert "no weights to start from" in one_message(run(*words, tmp_path / "none.safetensors"), 4)
+    assert not (tmp_path / "second").exists()
+    second = run(*words, weights)
+    assert second.exit_code == 0, second.output
+    record = json.loads((tmp_path / "second" / "segmenter.json").read_text())
+    assert record["data"]["start_files"] == {"segmenter": hashlib.sha256(weights.read_bytes()).hexdigest()}
 
 
 def test_without_the_extra_there_is_one_error_with_the_remedy(stub_cohort, recipe, tmp_path, monkeypatch):
