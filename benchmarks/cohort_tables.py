@@ -2,13 +2,13 @@
 
 Each model is trained by one recipe on hospital A's training part, and judged on what it never saw: A's validation and
 test parts and the hospitals B and C (and the parity part, when it is there). A model's predictions are written as soon
-as it is finished; run again, finished models are left alone and a killed one goes on from its checkpoint.
+as it is finished, and the tables made anew as `scanside evaluate` makes them; run again, finished models are left alone
+and a killed one goes on from its checkpoint. `late`, the mean of the three planes' probabilities, needs no training.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import shutil
 import sys
@@ -17,17 +17,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
-from benchmarks.record import conditions, write_csv, write_json
+from benchmarks.record import conditions, write_json
 from benchmarks.table import Table
 from scanside.errors import UsageError
+from scanside.evaluation.errors import CohortError
+from scanside.evaluation.evaluate import evaluate_cohorts, tables
+from scanside.evaluation.predictions import LABELS, Classifier, Predictions, predictions_from_arrays
+from scanside.evaluation.rows import read_rows
+from scanside.exam.write import atomic_file
 
 TABLE_2 = tuple((backbone, "fusion2") for backbone in ("vgg19", "densenet161", "resnet101", "resnet50"))
 TABLE_3 = tuple(("resnet50", variant) for variant in ("transverse", "sagittal", "coronal", "fusion1", "fusion2"))
 MODELS = tuple(dict.fromkeys((*TABLE_3, *TABLE_2)))
 """(backbone, variant) of both tables, each once, the cheap ones first."""
 PARTS = ("train", "validation", "test", "external-b", "external-c")
+JUDGED = {part: place for place, part in enumerate(("test", "external-b", "external-c", "parity", "validation"))}
+"""The parts' places in the tables: the first is the one that others are compared with."""
+COLUMNS = ("case", "label", "probability", "patient", "cohort", "size_mm")
+SINGLE = tuple(Classifier("resnet50", plane) for plane in ("transverse", "sagittal", "coronal"))
+LATE, INDEX = Classifier("resnet50", "late"), Classifier("resnet50", "fusion2")
 RESULT = "cohort"
 
 
@@ -71,7 +80,7 @@ def make_table(
         Keys of the recipe: `seed`, `steps`, `minutes`.
 
     Writes ``cohort-<backbone>-<variant>.csv`` (case, label, probability, patient, cohort, size_mm), its training record
-    ``.json`` and ``.log.jsonl``, and ``cohort-tables.csv`` with point estimates of all models finished so far.
+    ``.json`` and ``.log.jsonl``, and of all models finished so far what `write_tables` writes.
     """
     from scanside.models.fusion import PLANES_OF
     from scanside.training.datasets import open_data
@@ -111,7 +120,7 @@ def make_table(
         shutil.copyfile(run / "classifier.log.jsonl", target.with_suffix(".log.jsonl"))
         record = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
         write_json(target.with_suffix(".json"), conditions() | {"difficulty": difficulty, **record})
-        write_csv(out / f"{RESULT}-tables.csv", table_rows(out))
+        write_tables(out)
 
 
 def require_planes(models: Sequence[tuple[str, str]], runs: Path) -> None:
@@ -146,40 +155,53 @@ def plane_weights(runs: Path, backbone: str, plane: str) -> Path:
     return runs / f"{backbone}-{plane}" / "classifier.safetensors"
 
 
-def table_rows(out: Path) -> list[dict[str, Any]]:
-    """A row for each model and cohort of the predictions in `out`; at more than 0.5 a lesion is called malignant."""
-    rows = []
-    for file in sorted(out.glob(f"{RESULT}-*-*.csv")):
-        _, backbone, variant = file.stem.split("-")
-        with file.open(newline="", encoding="utf-8") as stream:
-            predictions = list(csv.DictReader(stream))
-        for cohort in dict.fromkeys(p["cohort"] for p in predictions):
-            own = [p for p in predictions if p["cohort"] == cohort]
-            labels = np.array([p["label"] == "1" for p in own])
-            scores = np.array([float(p["probability"]) for p in own])
-            rows.append({"backbone": backbone, "variant": variant, "cohort": cohort, **point_estimates(labels, scores)})
-    return rows
+def write_tables(out: Path) -> None:
+    """Write ``cohort-table2*`` and ``cohort-table3*``, as CSV and Markdown, of the predictions in `out`."""
+    predictions = predictions_in(out)
+    index = INDEX if INDEX in predictions.probability else next(iter(predictions.probability))
+    for table in tables(evaluate_cohorts(predictions, index=index)):
+        if table.name.startswith(("table2", "table3")):
+            for ending, text in (("csv", table.csv()), ("md", table.markdown())):
+                with atomic_file(out / f"{RESULT}-{table.name}.{ending}") as file:
+                    file.write(text.encode())
 
 
-def point_estimates(labels: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-    """AUC, and sensitivity, specificity, accuracy and F1 at the paper's threshold; empty where a class is absent."""
-    called = scores > 0.5
-    tp, fn = int((called & labels).sum()), int((~called & labels).sum())
-    tn, fp = int((~called & ~labels).sum()), int((called & ~labels).sum())
-    both = bool(labels.any() and not labels.all())
-    return {
-        "lesions": len(labels),
-        "malignant": int(labels.sum()),
-        "auc": round(float(roc_auc_score(labels, scores)), 4) if both else "",
-        "sensitivity": _share(tp, tp + fn),
-        "specificity": _share(tn, tn + fp),
-        "accuracy": _share(tp + tn, len(labels)),
-        "f1": _share(2 * tp, 2 * tp + fp + fn),
+def predictions_in(out: Path) -> Predictions:
+    """The predictions of every model in `out`, in the order of the tables, and of `late` once its planes are there.
+
+    Raises
+    ------
+    CohortError
+        There are none, or two models were not judged on the same cases.
+    """
+    files = {model: out / f"{RESULT}-{model[0]}-{model[1]}.csv" for model in MODELS}
+    rows = {
+        Classifier(*model): sorted(read_rows(file, COLUMNS, ()).rows, key=lambda row: row.choice("cohort", JUDGED))
+        for model, file in files.items()
+        if file.is_file()
     }
-
-
-def _share(part: int, whole: int) -> float | str:
-    return round(part / whole, 4) if whole else ""
+    if not rows:
+        raise CohortError("no predictions of the cohort here", where=out, remedy="python -m benchmarks cohort-tables")
+    cases = next(iter(rows.values()))
+    for classifier, own in rows.items():
+        if [row.text("case") for row in own] != [row.text("case") for row in cases]:
+            raise CohortError(
+                "the models were not judged on the same cases",
+                where=files[classifier.model, classifier.planes],
+                remedy="make all with the same cohort and --part",
+            )
+    probability = {who: np.array([row.needed_number("probability", 0, 1) for row in own]) for who, own in rows.items()}
+    if all(plane in probability for plane in SINGLE):
+        probability[LATE] = np.mean([probability[plane] for plane in SINGLE], axis=0)
+    order = dict.fromkeys((*SINGLE, LATE, *probability))
+    return predictions_from_arrays(
+        [row.choice("label", LABELS) for row in cases],
+        {who: probability[who] for who in order if who in probability},
+        case=[row.text("case") for row in cases],
+        patient=[row.text("patient") for row in cases],
+        cohort=[row.text("cohort") for row in cases],
+        size_mm=[row.needed_number("size_mm", 0, 1000) for row in cases],
+    )
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
