@@ -25,17 +25,18 @@ from scanside.evaluation.errors import CohortError
 from scanside.evaluation.evaluate import evaluate_cohorts, tables
 from scanside.evaluation.predictions import LABELS, Classifier, Predictions, predictions_from_arrays
 from scanside.evaluation.rows import read_rows
+from scanside.exam.planes import Plane
 from scanside.exam.write import atomic_file
 
 TABLE_2 = tuple((backbone, "fusion2") for backbone in ("vgg19", "densenet161", "resnet101", "resnet50"))
-TABLE_3 = tuple(("resnet50", variant) for variant in ("transverse", "sagittal", "coronal", "fusion1", "fusion2"))
+TABLE_3 = tuple(("resnet50", variant) for variant in (*map(str, Plane), "fusion1", "fusion2"))
 MODELS = tuple(dict.fromkeys((*TABLE_3, *TABLE_2)))
 """(backbone, variant) of both tables, each once, the cheap ones first."""
 PARTS = ("train", "validation", "test", "external-b", "external-c")
 JUDGED = {part: place for place, part in enumerate(("test", "external-b", "external-c", "parity", "validation"))}
 """The parts' places in the tables: the first is the one that others are compared with."""
 COLUMNS = ("case", "label", "probability", "patient", "cohort", "size_mm")
-SINGLE = tuple(Classifier("resnet50", plane) for plane in ("transverse", "sagittal", "coronal"))
+SINGLE = tuple(Classifier("resnet50", str(plane)) for plane in Plane)
 LATE, INDEX = Classifier("resnet50", "late"), Classifier("resnet50", "fusion2")
 RESULT = "cohort"
 
