@@ -27,9 +27,19 @@ STARTED = ("resnet50", "resnet101")
 
 
 def make_table(
-    busbra: Path, imagenet: Path | None, work: Path, folds: Sequence[int], out: Path, *, backbone: str = "resnet50"
+    busbra: Path,
+    imagenet: Path | None,
+    work: Path,
+    folds: Sequence[int],
+    out: Path,
+    *,
+    backbone: str = "resnet50",
+    recipes: Path = RECIPES,
 ) -> None:
-    """Write busbra-folds-<backbone>.csv, its record, and busbra-<recipe>-<backbone>-fold<n>.csv a fold into `out`."""
+    """Write busbra-folds-<backbone>.csv, its record, and busbra-<recipe>-<backbone>-fold<n>.csv a fold into `out`.
+
+    `recipes` holds `view.toml` and `two_views.toml`.
+    """
     from scanside.models.backbones import known_backbone
     from scanside.training.start import training_record
     from scanside.training.views import ViewedLesion, predict_views, split_views, train_views, write_predictions
@@ -39,23 +49,23 @@ def make_table(
     if backbone in STARTED and imagenet is None:
         raise UsageError(f"a {backbone} starts from ImageNet weights here", expected="--imagenet DIR")
     names = ("view", "two_views")
-    recipes = {name: load_recipe(RECIPES / f"{name}.toml", ViewsRecipe, backbone=backbone) for name in names}
-    view, two_views = recipes.values()
+    chosen = {name: load_recipe(recipes / f"{name}.toml", ViewsRecipe, backbone=backbone) for name in names}
+    view, two_views = chosen.values()
     made_with = {
         "folds": list(folds),
-        "recipes": {name: asdict(recipe) for name, recipe in recipes.items()},
+        "recipes": {name: asdict(recipe) for name, recipe in chosen.items()},
         "tree": source_tree(),
     }
     table = out / f"busbra-folds-{backbone}.csv"
     kept = Rows(table, ("fold", "recipe"), made_with)
     for fold in folds:
-        if all((fold, name) in kept for name in recipes):
+        if all((fold, name) in kept for name in chosen):
             continue
         split = split_views(busbra, test_fold=fold, validation_images=view.validation_images)
         pairs = split.two_views()
 
         def finish(name: str, weights: Path, lesions: Sequence[ViewedLesion]) -> None:
-            probabilities = predict_views(weights, recipes[name], lesions)
+            probabilities = predict_views(weights, chosen[name], lesions)
             predictions = out / f"busbra-{name}-{backbone}-fold{fold}.csv"  # noqa: B023
             write_predictions(predictions, fold, lesions, probabilities)  # noqa: B023
             shutil.copy(weights.with_suffix(".log.jsonl"), predictions.with_suffix(".log.jsonl"))
@@ -90,6 +100,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", default="resnet50", help="resnet50, resnet101, densenet161 or vgg19")
     parser.add_argument("--imagenet", type=Path, help="folder of ResNet50 weights (Keras layout), for a ResNet")
     parser.add_argument("--work", type=Path, required=True, help="folder for weights and checkpoints")
+    recipes = "folder of view.toml and two_views.toml"
+    parser.add_argument("--recipes", type=Path, default=RECIPES, help=recipes)
     parser.add_argument("--folds", type=seed_range, default=range(1, 6), help="FIRST:END")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.busbra import STARTED
 from benchmarks.record import conditions, write_json
 from benchmarks.table import Table
 from scanside.errors import UsageError
@@ -76,7 +77,8 @@ def make_table(
         The recipe of the models of several planes, whose branches then start from the same backbone's single-plane
         models in `runs`; without it they train like those, by `recipe`.
     imagenet : path, optional
-        ResNet50 weights in the Keras layout: the start of the resnet50 models. Others start random.
+        ResNet50 weights in the Keras layout: the start of the ResNets (of a ResNet101 in the layers that both have).
+        Others start random.
     overrides
         Keys of the recipe: `seed`, `steps`, `minutes`.
 
@@ -106,7 +108,7 @@ def make_table(
     out.mkdir(parents=True, exist_ok=True)
     for backbone, variant in chosen_models:
         run = runs / f"{backbone}-{variant}"
-        start = imagenet if backbone == "resnet50" else None
+        start = imagenet if backbone in STARTED else None
         planes: list[Path] = []
         name = recipe
         if fusion_recipe is not None and len(PLANES_OF[variant]) > 1:
@@ -209,7 +211,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What the table takes."""
     parser.add_argument("--cohort", type=Path, required=True, help="folder of the lesions; made, or continued")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the trainings; continued")
-    parser.add_argument("--imagenet", type=Path, help="ResNet50 weights (Keras layout) for the resnet50 models")
+    parser.add_argument("--imagenet", type=Path, help="ResNet50 weights (Keras layout) for the ResNets")
     models = "may be given several times; all of both tables if absent"
     parser.add_argument("--model", dest="models", action="append", metavar="BACKBONE:VARIANT", help=models)
     parser.add_argument("--part", dest="parts", action="append", help="parts of the cohort; all but parity if absent")
