@@ -16,11 +16,12 @@ The stride sits on the first 1 x 1 of a stage, so the branch must be built with 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
+from torchvision.models.resnet import Bottleneck
 
 from scanside.errors import ScansideError, UsageError
 from scanside.models.backbones import Branch
@@ -28,6 +29,8 @@ from scanside.models.normalise import GREY_MEAN, GREY_STD
 
 BGR_MEANS = (103.939, 116.779, 123.68)
 KERAS_EPSILON = 1.001e-5
+BLOCKS = {"layer1": 3, "layer2": 4, "layer3": 6, "layer4": 3}
+"""How many blocks each stage of a ResNet50 has."""
 
 
 def load_keras_resnet50(
@@ -36,7 +39,9 @@ def load_keras_resnet50(
     """Load what `folder` holds into `branch` and return the names of the layers that were not loaded.
 
     A convolution and its batch norm are loaded together or not at all: running statistics mean nothing behind a
-    random kernel. `mean` and `std` are the normalisation of the input that the branch will see.
+    random kernel. The blocks that a deeper network has more start as the identity (the scale of their last norm is
+    zero), so that it starts as the ResNet50: random ones in its middle would undo what the others know. `mean` and
+    `std` are the normalisation of the input that the branch will see.
 
     Raises
     ------
@@ -61,6 +66,9 @@ def load_keras_resnet50(
             _load_layer(*files, conv, norm, grey=(mean, std) if name == "conv1" else None)
         else:
             missing.append(name)
+    for stage, count in BLOCKS.items():
+        for block in list(branch.get_submodule(stage).children())[count:]:
+            nn.init.zeros_(cast(Bottleneck, block).bn3.weight)
     return missing
 
 

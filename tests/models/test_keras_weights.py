@@ -83,6 +83,18 @@ def test_a_branch_computes_what_keras_computes(folder: Path) -> None:
     assert torch.equal(branch.layer1[1].conv1.weight, without_norm)
 
 
+@torch.no_grad()
+def test_a_deeper_network_starts_as_the_resnet50(folder: Path) -> None:
+    fifty, deeper = Branch("resnet50", "1x1").eval(), Branch("resnet101", "1x1").eval()
+    load_keras_resnet50(fifty, folder)
+    missing = load_keras_resnet50(deeper, folder)
+    assert {"conv4_block7_1", "conv4_block23_3"} <= set(missing)
+    deeper.load_state_dict(fifty.state_dict(), strict=False)  # the random blocks that both have
+    grey = torch.randn(1, 1, 64, 64)
+    assert torch.equal(deeper(grey), fifty(grey))
+    assert all(block.bn3.weight.abs().min() > 0 for block in deeper.layer3[:6])
+
+
 def test_a_short_file_is_named(folder: Path) -> None:
     file = folder / "conv2_block1_2_conv.bin"
     file.write_bytes(file.read_bytes()[:-4])
