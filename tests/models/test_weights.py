@@ -171,5 +171,13 @@ def test_a_weight_beyond_half_precision_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="large: a tensor is larger than a part; expected at most 10 bytes"):
         save_half({"large": torch.zeros(9)}, tmp_path / "w.safetensors", part_bytes=10)
     with pytest.raises(CheckpointError, match="large: a weight does not fit in half precision"):
-        save_half({"large": torch.tensor([7e4])}, tmp_path / "w.safetensors")
+        save_half({"large": torch.tensor([[7e4]])}, tmp_path / "w.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_norm_s_variance_may_be_larger_than_half_precision_holds(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_half({"running_var": torch.tensor([7e4, 1e-9]), "kernel": torch.full((2, 2), 0.1)}, path)
+    kept = read_tensors(path)
+    assert kept["running_var"].tolist() == [7e4, torch.tensor(1e-9).item()]
+    assert kept["kernel"].dtype == torch.float16
