@@ -6,6 +6,7 @@ pack's own, read back from its graph (`scanside.export.read_back`). The certific
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from scanside.engine.capabilities import Capabilities
+from scanside.errors import CheckpointError
 from scanside.exam.planes import Plane
 from scanside.export.onnx import SegmenterGraph
 from scanside.export.read_back import Probability, stride_of, torch_classifier, torch_segmenter
@@ -34,6 +36,11 @@ class TorchNetwork:
     ----------
     folder : Path, optional
         Where "segmenter.safetensors" and "classifier.safetensors" are looked for.
+
+    Raises
+    ------
+    CheckpointError
+        The weights there come, by the record beside them, from another training than the pack's network.
     """
 
     def __init__(self, pack: Pack, network: str, machine: Capabilities, folder: Path | None, threads: int) -> None:
@@ -46,6 +53,7 @@ class TorchNetwork:
             sha256 = pack.manifest.files[graphs[network]].sha256
             weights = "the pack's own weights"
         else:
+            _require_same_training(self._file, pack, network)
             sha256 = weights_sha256(self._file)
             weights = f"weights {self._file.name} {sha256[:16]}"
         version = torch.__version__.partition("+")[0]
@@ -94,6 +102,24 @@ class TorchNetwork:
         )
         load_weights(model, self._file)
         return Probability(model).eval()
+
+
+def _require_same_training(weights: Path, pack: Pack, network: str) -> None:
+    """Raise where the weights and the pack's network both have a training's record, and not the same one."""
+    file, said = weights.with_suffix(".json"), pack.manifest.provenance.get(network)
+    if said is None or not file.is_file():
+        return
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError("the record cannot be read", where=file, found=str(error).splitlines()[0]) from None
+    if record != said:
+        raise CheckpointError(
+            f"the reference is of another training than the pack's {network}",
+            where=weights,
+            expected=f"the training that the manifest of {pack.manifest.name} {pack.manifest.version} records",
+            remedy=f"a folder without {weights.name}: the pack's own weights are the reference then",
+        )
 
 
 @contextmanager

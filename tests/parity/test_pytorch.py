@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from scanside.engine.capabilities import capabilities
+from scanside.errors import CheckpointError
 from scanside.exam.planes import Plane
 from scanside.pack import golden_cases, load_pack
 from scanside.parity.pytorch import TorchNetwork
@@ -38,7 +41,24 @@ def test_the_two_weights_are_two_references() -> None:
     pack = load_pack()
     own, trained = (TorchNetwork(pack, "segmenter", capabilities(), folder, 1) for folder in (None, WEIGHTS))
     assert own.identity != trained.identity
-    assert TorchNetwork(pack, "classifier", capabilities(), WEIGHTS, 1).description.endswith("own weights")
+
+
+def test_a_reference_of_another_training_is_refused(tmp_path: Path) -> None:
+    for name in ("segmenter.safetensors", "segmenter.json"):
+        shutil.copyfile(WEIGHTS / name, tmp_path / name)
+    kept, record = tmp_path / "segmenter.safetensors", tmp_path / "segmenter.json"
+    TorchNetwork(load_pack(), "segmenter", capabilities(), tmp_path, 1)
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"steps": 1}))
+    with pytest.raises(CheckpointError, match="is of another training than the pack's segmenter") as refused:
+        TorchNetwork(load_pack(), "segmenter", capabilities(), tmp_path, 1)
+    assert refused.value.where == str(kept)
+    record.write_text("{")
+    with pytest.raises(CheckpointError, match="the record cannot be read"):
+        TorchNetwork(load_pack(), "segmenter", capabilities(), tmp_path, 1)
+    record.unlink()  # weights of another origin have none
+    TorchNetwork(load_pack(), "segmenter", capabilities(), tmp_path, 1)
+    kept.unlink()
+    assert TorchNetwork(load_pack(), "segmenter", capabilities(), tmp_path, 1).description.endswith("own weights")
 
 
 def test_the_classifier_gives_the_golden_answers_in_any_batch() -> None:
