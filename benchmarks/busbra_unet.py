@@ -31,13 +31,13 @@ def make_table(busbra: Path, work: Path, folds: Sequence[int], start: Path, reci
     from scanside.training.evaluate_busbra import evaluate_busbra
     from scanside.training.process import denormals_flushed
     from scanside.training.run import train_segmenter
-    from scanside.training.start import read_segmenter_start, training_record
+    from scanside.training.start import read_start
 
     chosen = load_recipe(recipe, SegmenterRecipe)
-    began = read_segmenter_start(start, {})
+    began = read_start(start, "segmenter", {})
     start_of = {
         "sha256": began.sha256,
-        "recipe": training_record(start)["recipe"],
+        "recipe": began.record["recipe"],
         "trained_on": {name: len(patients) for name, patients in began.seen.items()},
     }
     made_with = {"folds": list(folds), "recipe": asdict(chosen), "start": start_of, "tree": source_tree()}

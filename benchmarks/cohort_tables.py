@@ -117,7 +117,7 @@ def make_table(
         chosen = load_recipe(name, ClassifierRecipe, backbone=backbone, variant=variant, **overrides)
         print(f"{backbone} {variant}", file=sys.stderr, flush=True)
         with denormals_flushed():
-            weights = train_classifier(chosen, [data], run, imagenet=start, planes=planes, progress=steps)
+            weights = train_classifier(chosen, [data], run, imagenet=start, start=planes, progress=steps)
         target = out / f"{RESULT}-{backbone}-{variant}.csv"
         shutil.copyfile(run / "classifier.predictions.csv", target)
         shutil.copyfile(run / "classifier.log.jsonl", target.with_suffix(".log.jsonl"))

@@ -755,7 +755,7 @@ def train(
         typer.Option(
             "--start",
             metavar="FILE",
-            help="Trained weights to start from: a segmenter, or for a fusion each plane's, given one by one.",
+            help="Trained weights to start from: the same network's, or for a fusion each plane's, given one by one.",
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,

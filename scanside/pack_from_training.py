@@ -24,6 +24,7 @@ from scanside.pack.write import refuse_foreign
 from scanside.pack_from_weights import GOLDEN, golden_phantoms, golden_sections, golden_triplets
 from scanside.training.datasets.open import BUSBRA
 from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe, SgdRecipe, ViewsRecipe, recipe_from
+from scanside.training.split import TRAIN
 from scanside.training.start import trained_stride, training_record
 
 BUSBRA_LICENCE = Licence(
@@ -39,6 +40,7 @@ STARTS = {
     "single view": "single-view",
     "single planes": "single-plane",
     "trained segmenter": "another training's",
+    "trained classifier": "another training's",
 }
 """How the card calls the weights that a training started from; else they were random."""
 
@@ -84,12 +86,13 @@ class Trained:
         return model.eval()
 
     def data_sets(self) -> dict[str, dict[str, int]]:
-        """How many patients or volumes of each data set had each use, in this training and in its starts'."""
+        """How many patients or volumes of each data set had each use: in this training, or in its starts' alone."""
         data = self.record["data"]
         sets = {BUSBRA: data["busbra"]} if "busbra" in data else data.get("data_sets", {})
         uses = {name: {part: len(cases) for part, cases in parts.items()} for name, parts in sets.items()}
         for name, patients in data.get("start_seen", {}).items():
-            uses.setdefault(name, {})["train of the start"] = len(patients)
+            if before := set(patients) - set(sets.get(name, {}).get(TRAIN, ())):
+                uses.setdefault(name, {})["train of the start alone"] = len(before)
         return uses
 
 

@@ -383,5 +383,5 @@ def test_the_card_counts_who_trained_a_start(tiny_pack: Path) -> None:
     both = {"segmenter": trained, "classifier": trained}
     card = model_card("mine", "1", both, load_pack(tiny_pack), [])
     assert "one grey channel, started from another training's weights." in card
-    assert "phantom (1 train); BUS-BRA (2 train of the start); TDSC (1 train of the start)." in card
+    assert "phantom (1 train); BUS-BRA (2 train of the start alone); TDSC (1 train of the start alone)." in card
     assert "No patient's" not in card

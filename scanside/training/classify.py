@@ -25,7 +25,7 @@ from scanside.training.cohort_data import PhantomData
 from scanside.training.cutting import STORED_MARGIN
 from scanside.training.errors import TrainingDataError
 from scanside.training.recipe import ClassifierRecipe, SgdRecipe
-from scanside.training.start import read_donors, two_starts
+from scanside.training.start import SINGLE_PLANES, give_branch, read_classifier_start, seen_by, two_starts
 
 PLANES = tuple(Plane)
 
@@ -39,11 +39,17 @@ class ClassifierTask:
         Volumes (or lesions alone) to train on and to validate with.
     imagenet : path, optional
         Folder of ResNet50 weights for `scanside.models.keras_weights`.
-    planes : sequence of paths, optional
-        Trained single-plane networks with their records, one for each plane: the branches start from them, and the
-        head alone is new. Without either start all weights are random.
+    start : sequence of paths, optional
+        Trained classifiers with their records: one of the recipe's backbone and variant, or for a fusion the network of
+        each of its planes, whose branches it takes and whose head alone is new. Without either start all weights are
+        random.
     sources : mapping, optional
-        What the record says of the data.
+        What the record says of the data; with a `start`, at least its "data_sets".
+
+    Raises
+    ------
+    LeakError, UsageError, CheckpointError
+        The start cannot be used; see `scanside.training.start.read_classifier_start`.
     """
 
     name = "classifier"
@@ -56,28 +62,35 @@ class ClassifierTask:
         imagenet: str | Path | None,
         sources: Mapping[str, Any] | None = None,
         *,
-        planes: Sequence[str | Path] = (),
+        start: Sequence[str | Path] = (),
     ) -> None:
         self.recipe = recipe
         self.sources = dict(sources or {})
-        if planes and imagenet is not None:
+        if start and imagenet is not None:
             raise two_starts()
-        donors = read_donors(planes, recipe, self.sources)
+        starts = read_classifier_start(start, recipe, self.sources["data_sets"]) if start else {}
+        whole = starts.get(self.name)
         self.lesions = _lesions_by_class(phantoms)
         self.held_out = held_out
         self.phantoms = phantoms
-        self.start = "single planes" if donors else "imagenet" if imagenet is not None else "random"
-        self.start_files: Mapping[str, str] = {donor.plane: donor.sha256 for donor in donors}
-        stride_at: StrideAt = donors[0].stride_at if donors else "1x1" if imagenet is not None else "3x3"
+        self.start = (
+            "trained classifier" if whole else SINGLE_PLANES if starts else "imagenet" if imagenet else "random"
+        )
+        self.start_files: Mapping[str, str] = {name: own.sha256 for name, own in starts.items()}
+        self.start_seen = seen_by(list(starts.values()))
+        strides = [own.stride_at for own in starts.values()]
+        stride_at: StrideAt = strides[0] if strides else "1x1" if imagenet is not None else "3x3"
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             self.model: nn.Module = FusionClassifier(recipe.backbone, recipe.variant, stride_at=stride_at)  # type: ignore[arg-type]
         self.fresh: set[str] = set()
-        if donors:
-            for donor in donors:
-                donor.give(_branches(self.model)[donor.plane])
+        if whole is not None:
+            whole.give(self.model)
         elif imagenet is not None:
             self.fresh = set(imagenet_start(self.model, Path(imagenet)))
+        else:
+            for plane, own in starts.items():
+                give_branch(own, plane, _branches(self.model)[plane])
         self.frozen = self._frozen_parts() if self.start != "random" else ()
 
     @property
@@ -99,7 +112,7 @@ class ClassifierTask:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """SGD with momentum; parts that start from random weights learn faster when the rest does not."""
-        return sgd(self.model, self.recipe, self.fresh, started=self.start != "random")
+        return sgd(self.model, self.recipe, self.fresh, started=self.start in ("imagenet", SINGLE_PLANES))
 
     def batch(self, rng: np.random.Generator, fraction: float) -> dict[str, Tensor]:
         """uint8 crops [batch, 1, size, size] by plane, and `malignant` int64 [batch]; both classes evenly."""
@@ -147,7 +160,7 @@ class ClassifierTask:
         return self.sources | {
             "lesions": {"benign": len(self.lesions[0]), "malignant": len(self.lesions[1])},
             "start": self.start,
-            **({"start_files": dict(self.start_files)} if self.start_files else {}),
+            **({"start_files": dict(self.start_files), "start_seen": self.start_seen} if self.start_files else {}),
             "stride_at": cast(FusionClassifier, self.model).stride_at,
             "fresh": sorted(self.fresh),
             "frozen": list(self.frozen),

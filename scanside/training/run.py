@@ -46,8 +46,8 @@ def train_recipe(
     imagenet : path, optional
         Folder of ResNet50 weights for the classifier's start.
     start : paths, optional
-        Trained weights to start from, each with the record that its training left beside it: one segmenter, or for a
-        fusion the network of each of its planes.
+        Trained weights to start from, each with the record that its training left beside it: the same network, or for
+        a fusion the network of each of its planes.
     workers : int
         Processes that cut volumes.
     overrides
@@ -77,7 +77,7 @@ def train_recipe(
         raise two_starts()
     classifier = load_recipe(name, ClassifierRecipe, **overrides)
     sets = _opened(data, Path(out), VALIDATION_IMAGES, workers, progress)
-    return train_classifier(classifier, sets, out, imagenet=imagenet, planes=start, progress=progress)
+    return train_classifier(classifier, sets, out, imagenet=imagenet, start=start, progress=progress)
 
 
 def train_segmenter(
@@ -110,13 +110,13 @@ def train_classifier(
     out: str | Path,
     *,
     imagenet: str | Path | None = None,
-    planes: Sequence[str | Path] = (),
+    start: Sequence[str | Path] = (),
     arithmetic: Arithmetic | None = None,
     progress: OnProgress | None = None,
 ) -> Path:
     """Train (or continue) the classifier; returns ``OUT/classifier.safetensors``. See `scanside.training.loop.train`.
 
-    `planes` are trained single-plane networks that a fusion's branches start from; see `ClassifierTask`.
+    `start` is a trained classifier to start from, or a fusion's planes'; see `ClassifierTask`.
 
     Raises
     ------
@@ -128,11 +128,11 @@ def train_classifier(
     predictions = out / f"{ClassifierTask.name}.predictions.csv"
     finished = finished_weights(ClassifierTask.name, recipe, out)
     if finished is not None:
-        require_start(finished, planes)
+        require_start(finished, start)
     if finished is not None and predictions.is_file():
         return finished
     lesions, held_out = (list(split.lesions(part)) for part in (TRAIN, VALIDATION))
-    task = ClassifierTask(recipe, lesions, held_out, imagenet, split.record(), planes=planes)
+    task = ClassifierTask(recipe, lesions, held_out, imagenet, split.record(), start=start)
     if any(s.pictures for s in sets) and len(task.planes) > 1:
         raise UsageError(
             "these pictures show one view of a lesion",

@@ -21,7 +21,7 @@ from scanside.training.cohort_data import PhantomData
 from scanside.training.datasets import Picture, checked_pair
 from scanside.training.errors import TrainingDataError
 from scanside.training.recipe import SegmenterRecipe
-from scanside.training.start import read_segmenter_start
+from scanside.training.start import read_start
 
 
 class Pictures(Protocol):
@@ -58,7 +58,7 @@ class SegmenterTask:
     TrainingDataError
         There is nothing to train on, or a picture's mask does not fit it or is empty.
     LeakError, UsageError, CheckpointError
-        The start cannot be used; see `scanside.training.start.read_segmenter_start`.
+        The start cannot be used; see `scanside.training.start.read_start`.
     """
 
     name = "segmenter"
@@ -84,7 +84,7 @@ class SegmenterTask:
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             self.model: nn.Module = build_segmenter()
-        self.start = None if start is None else read_segmenter_start(start, self.sources["data_sets"])
+        self.start = None if start is None else read_start(start, self.name, self.sources["data_sets"])
         self.start_files: Mapping[str, str] = {}
         if self.start is not None:
             self.start.give(self.model)

@@ -1,4 +1,4 @@
-"""What a training may start from: a segmenter, or the planes' networks of a fusion, by their records."""
+"""What a training may start from: the same network of an earlier training, or a fusion's planes, by their records."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from scanside.training.recipe import ClassifierRecipe
 from scanside.training.split import TRAIN
 
 KEEP = "keep the two files that a training leaves together"
+SINGLE_PLANES = "single planes"
+"""The start, in a record, of a fusion that began with its planes' networks."""
 OTHERS = "`scanside pack create` takes weights of other trainings"
 
 
@@ -110,12 +112,18 @@ def start_record(weights: Path, task: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class SegmenterStart:
-    """A trained segmenter to start from; `seen` are the patients that trained it or its own starts, by data set."""
+class TrainedStart:
+    """A trained network to start from; `seen` are the patients that trained it or its own starts, by data set."""
 
     weights: Path
     sha256: str
+    record: Mapping[str, Any]
     seen: Mapping[str, Sequence[str]]
+
+    @property
+    def stride_at(self) -> StrideAt:
+        """Where a classifier strides."""
+        return trained_stride(self.record["data"])
 
     def give(self, model: nn.Module) -> None:
         """Put the weights into `model`.
@@ -125,11 +133,12 @@ class SegmenterStart:
         CheckpointError
             They are damaged or another network's.
         """
-        put(model, read_tensors(self.weights), where=self.weights, network="the segmenter", remedy=KEEP)
+        network = f"the {self.record['task']}"
+        put(model, read_tensors(self.weights), where=self.weights, network=network, remedy=KEEP)
 
 
-def read_segmenter_start(file: str | Path, data_sets: Mapping[str, Mapping[str, Sequence[str]]]) -> SegmenterStart:
-    """The segmenter in `file`, for a training on `data_sets`: patients by part by data set.
+def read_start(file: str | Path, task: str, data_sets: Mapping[str, Mapping[str, Sequence[str]]]) -> TrainedStart:
+    """The network in `file`, for a training of `task` on `data_sets`: patients by part by data set.
 
     The record beside the weights is believed. Patients are the same when their data set's name and their own are.
 
@@ -138,12 +147,13 @@ def read_segmenter_start(file: str | Path, data_sets: Mapping[str, Mapping[str, 
     LeakError
         A patient of a part that does not train here trained it.
     UsageError
-        It is no segmenter.
+        It is another network than `task`, "segmenter" or "classifier".
     CheckpointError
         The weights or the record are absent, or the record is damaged.
     """
     weights = Path(file)
-    seen = _seen(start_record(weights, "segmenter")["data"], weights.with_suffix(".json"))
+    record = start_record(weights, task)
+    seen = _seen(record["data"], weights.with_suffix(".json"))
     for name, parts in data_sets.items():
         kept_out = {patient for part, patients in parts.items() if part != TRAIN for patient in patients}
         if known := len(kept_out & seen.get(name, set())):
@@ -154,7 +164,7 @@ def read_segmenter_start(file: str | Path, data_sets: Mapping[str, Mapping[str, 
                 found=f"{known} of {name}",
                 remedy="start from weights that never saw them",
             )
-    return SegmenterStart(weights, weights_sha256(weights), {name: sorted(who) for name, who in seen.items()})
+    return TrainedStart(weights, weights_sha256(weights), record, {name: sorted(who) for name, who in seen.items()})
 
 
 def _seen(data: Mapping[str, Any], record: Path) -> dict[str, set[str]]:
@@ -162,7 +172,8 @@ def _seen(data: Mapping[str, Any], record: Path) -> dict[str, set[str]]:
     own: Any = data.get("data_sets")
     before: Any = data.get("start_seen", {})
     whole = isinstance(own, dict) and isinstance(before, dict) and all(map(_is_patients, [*own.values(), before]))
-    if not whole or ("start_files" in data) != ("start_seen" in data):
+    same_split = data.get("start") == SINGLE_PLANES  # their records said no more at first
+    if not whole or (("start_files" in data) != ("start_seen" in data) and not same_split):
         raise CheckpointError(
             "the record does not say who trained the weights",
             where=record,
@@ -183,66 +194,72 @@ def _is_patients(value: object) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class Donor:
-    """A trained single-plane network whose branch another starts from; `sha256` is that of its weights' file."""
-
-    weights: Path
-    plane: str
-    stride_at: StrideAt
-    sha256: str
-
-    def give(self, branch: nn.Module) -> None:
-        """Put this network's branch into `branch`.
-
-        Raises
-        ------
-        CheckpointError
-            The weights are damaged or another network's.
-        """
-        prefix = f"branches.{self.plane}."
-        tensors = {
-            name.removeprefix(prefix): t for name, t in read_tensors(self.weights).items() if name.startswith(prefix)
-        }
-        put(branch, tensors, where=self.weights, network=f"the {self.plane} branch", remedy=KEEP)
+def seen_by(starts: Sequence[TrainedStart]) -> dict[str, list[str]]:
+    """Everybody who trained any of these, by data set."""
+    names = dict.fromkeys(name for start in starts for name in start.seen)
+    return {name: sorted({who for start in starts for who in start.seen.get(name, ())}) for name in names}
 
 
-def read_donors(files: Sequence[str | Path], recipe: ClassifierRecipe, sources: Mapping[str, Any]) -> list[Donor]:
-    """The single-plane networks in `files`, by the records beside them; none for no files.
+def read_classifier_start(
+    files: Sequence[str | Path], recipe: ClassifierRecipe, data_sets: Mapping[str, Mapping[str, Sequence[str]]]
+) -> dict[str, TrainedStart]:
+    """The trained classifiers in `files`: one of the recipe's variant as "classifier", or each plane's by its name.
 
     Raises
     ------
     UsageError
-        The recipe's variant is no fusion; they are not one for each of its planes, of its backbone and all striding at
-        one place; or they were trained on another split, whose cases may be among those kept out here.
+        They are neither one of the recipe's variant nor one for each plane of its fusion; they have another backbone,
+        or do not stride at one place; or planes were trained on another split.
+    LeakError
+        A patient of a part that does not train here trained one.
     CheckpointError
         Weights or a record are absent, or a record is damaged.
     """
-    if files and len(PLANES_OF[recipe.variant]) == 1:
+    starts = [read_start(file, "classifier", data_sets) for file in files]
+    for start in starts:
+        found = start.record["recipe"].get("backbone")
+        if found != recipe.backbone:
+            raise UsageError(
+                "the start has another backbone", where=start.weights, expected=recipe.backbone, found=found
+            )
+    variants = [str(start.record["recipe"].get("variant")) for start in starts]
+    if variants == [recipe.variant] or not starts:
+        return dict(zip(["classifier"], starts, strict=False))
+    planes = PLANES_OF[recipe.variant]
+    if len(planes) == 1:
         raise UsageError(
-            "only a fusion starts from trained planes", expected="fusion1 or fusion2", found=recipe.variant
+            f"a {recipe.variant} network starts from one of its own kind",
+            expected=recipe.variant,
+            found=", ".join(variants),
         )
-    donors = []
-    for file in map(Path, files):
-        record = start_record(file, "classifier")
-        data = record["data"]
-        if record["recipe"].get("backbone") != recipe.backbone:
-            expected, found = recipe.backbone, record["recipe"].get("backbone")
-            raise UsageError("the start has another backbone", where=file, expected=expected, found=found)
-        if data.get("data_sets") != sources.get("data_sets"):
+    for start in starts:
+        if start.record["data"].get("data_sets") != data_sets:
             raise UsageError(
                 "the start was trained on another split",
-                where=file,
+                where=start.weights,
                 expected="the same data sets, each case with the same use",
-                remedy="train the planes on this split: of another, cases that are kept out here may have trained them",
+                remedy="train the planes on this split",
             )
-        donors.append(Donor(file, str(record["recipe"].get("variant")), trained_stride(data), weights_sha256(file)))
-    wanted, found = sorted(PLANES_OF[recipe.variant]), sorted(donor.plane for donor in donors)
-    if donors and (wanted != found or len({donor.stride_at for donor in donors}) > 1):
-        strides = " and ".join(sorted({donor.stride_at for donor in donors}))
+    if sorted(planes) != sorted(variants) or len({start.stride_at for start in starts}) > 1:
+        strides = " and ".join(sorted({start.stride_at for start in starts}))
         raise UsageError(
             f"these networks do not make a {recipe.variant}",
-            expected=f"one trained network for each of {', '.join(wanted)}, striding alike",
-            found=f"{', '.join(found)}, striding at {strides}",
+            expected=f"a {recipe.variant}, or one network for each of {', '.join(sorted(planes))}, striding alike",
+            found=f"{', '.join(sorted(variants))}, striding at {strides}",
         )
-    return donors
+    return dict(zip(variants, starts, strict=True))
+
+
+def give_branch(start: TrainedStart, plane: str, branch: nn.Module) -> None:
+    """Put the branch of a single-plane network into `branch`.
+
+    Raises
+    ------
+    CheckpointError
+        The weights are damaged or another network's.
+    """
+    prefix = f"branches.{plane}."
+    tensors = {
+        name.removeprefix(prefix): t for name, t in read_tensors(start.weights).items() if name.startswith(prefix)
+    }
+    put(branch, tensors, where=start.weights, network=f"the {plane} branch", remedy=KEEP)

@@ -23,7 +23,7 @@ from scanside.training.errors import LeakError
 from scanside.training.loop import _Run
 from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe
 from scanside.training.run import train_classifier, train_recipe, train_segmenter
-from scanside.training.start import read_segmenter_start
+from scanside.training.start import read_start
 
 RECIPE = ClassifierRecipe(
     steps=1, batch=2, size=32, recalibration_batches=0, validation_phantoms=1, frames=2, frozen=("conv1",)
@@ -48,7 +48,7 @@ def test_a_fusion_starts_from_its_planes_and_its_head_is_new(
     record = json.loads(planes["transverse"].with_suffix(".json").read_text())
     sources = {"data_sets": record["data"]["data_sets"]}
     phantoms = _phantoms(stub_cohort)
-    task = ClassifierTask(RECIPE, phantoms, [], None, sources, planes=list(planes.values()))
+    task = ClassifierTask(RECIPE, phantoms, [], None, sources, start=list(planes.values()))
     started = task.model.state_dict()
     for plane, weights in planes.items():
         own = {k: v for k, v in read_tensors(weights).items() if k.startswith("branches.")}
@@ -64,9 +64,47 @@ def test_a_fusion_starts_from_its_planes_and_its_head_is_new(
         replace(RECIPE, variant="fusion1"),
         [open_data(stub_cohort, tmp_path)],
         tmp_path / "run",
-        planes=[planes["sagittal"], planes["transverse"]],
+        start=[planes["sagittal"], planes["transverse"]],
     )
     assert json.loads(weights.with_suffix(".json").read_text())["data"]["start"] == "single planes"
+
+
+@pytest.mark.parametrize("variant", ["fusion2", "sagittal"])
+def test_a_classifier_starts_from_another_and_nothing_of_it_is_new(
+    variant: str, planes: dict[str, Path], stub_cohort: Path, tmp_path: Path
+) -> None:
+    recipe, sets = replace(RECIPE, variant=variant, peak_lr=1e-30), [open_data(stub_cohort, tmp_path)]
+    first = planes["sagittal"]
+    if variant == "fusion2":
+        first = train_classifier(recipe, sets, tmp_path / "first", start=list(planes.values()))
+    weights = train_classifier(recipe, sets, tmp_path / "run", start=[first])
+    before, after = read_tensors(first), read_tensors(weights)
+    parameters = [name for name in after if "running" not in name and "num_batches" not in name]
+    assert all(torch.allclose(before[name], after[name], rtol=0, atol=1e-20) for name in parameters)
+    data = _data_of(weights)
+    assert data["start"] == "trained classifier"
+    assert data["start_files"] == {"classifier": hashlib.sha256(first.read_bytes()).hexdigest()}
+    assert data["start_seen"] == {"phantom": sorted(_data_of(first)["data_sets"]["phantom"]["train"])}
+    task = ClassifierTask(recipe, _phantoms(stub_cohort), [], None, data, start=[first])
+    assert {group["scale"] for group in task.optimizer().param_groups} == {1.0}
+
+
+def test_a_classifier_that_saw_who_is_kept_out_is_no_start(
+    planes: dict[str, Path], stub_cohort: Path, tmp_path: Path
+) -> None:
+    sets = [open_data(stub_cohort, tmp_path)]
+    known = _data_of(planes["sagittal"])["data_sets"]["phantom"]["validation"]
+
+    def saw(record: dict[str, Any]) -> None:
+        record["data"] |= {"start_files": {"classifier": "0"}, "start_seen": {"phantom": known}}
+
+    leaked = _changed(planes["sagittal"], tmp_path, saw)
+    for variant, start in (
+        ("sagittal", [leaked]),
+        ("fusion2", [planes["transverse"], leaked, planes["coronal"]]),
+    ):
+        with pytest.raises(LeakError, match="kept out here; expected none, found 1 of phantom"):
+            train_classifier(replace(RECIPE, variant=variant), sets, tmp_path / "leak", start=start)
 
 
 def test_a_training_goes_on_from_the_start_it_had(
@@ -84,18 +122,18 @@ def test_a_training_goes_on_from_the_start_it_had(
     with monkeypatch.context() as patch:
         patch.setattr(_Run, "save", dies)
         with pytest.raises(KeyboardInterrupt):
-            train_classifier(recipe, sets, tmp_path / "run", planes=two)
+            train_classifier(recipe, sets, tmp_path / "run", start=two)
     assert len(saved) == 1
     with pytest.raises(UsageError, match=r"checkpoint\.pt: this training had another start; found transverse"):
         train_classifier(recipe, sets, tmp_path / "run")
-    train_classifier(recipe, sets, tmp_path / "run", planes=two)
+    train_classifier(recipe, sets, tmp_path / "run", start=two)
     with pytest.raises(UsageError, match=r"classifier\.safetensors: this training had another start; found trans"):
         train_classifier(recipe, sets, tmp_path / "run")
 
 
 def test_two_starts_at_once_are_refused(planes: dict[str, Path], stub_cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="two starts"):
-        ClassifierTask(RECIPE, _phantoms(stub_cohort), [], tmp_path, planes=list(planes.values()))
+        ClassifierTask(RECIPE, _phantoms(stub_cohort), [], tmp_path, start=list(planes.values()))
 
 
 def _phantoms(stub_cohort: Path) -> list[Any]:
@@ -106,7 +144,7 @@ def _phantoms(stub_cohort: Path) -> list[Any]:
 
 def other_split(record: dict[str, Any]) -> None:
     parts = record["data"]["data_sets"]["phantom"]
-    parts["train"] += parts.pop("validation")
+    parts["test"] = [parts["train"].pop()]
 
 
 def other_backbone(record: dict[str, Any]) -> None:
@@ -122,7 +160,11 @@ def other_stride(record: dict[str, Any]) -> None:
     [
         (other_split, UsageError, "the start was trained on another split"),
         (other_backbone, UsageError, "another backbone; expected resnet50, found resnet101"),
-        (other_stride, UsageError, "do not make a fusion2; expected one trained network for each of coronal, sagittal"),
+        (
+            other_stride,
+            UsageError,
+            "do not make a fusion2; expected a fusion2, or one network for each of cor",
+        ),
         (lambda record: record.pop("data"), CheckpointError, "the record is of no training of this package"),
     ],
 )
@@ -142,7 +184,7 @@ def test_a_start_that_cannot_be_used(
     changed.with_suffix(".json").write_text(json.dumps(record))
     files = [planes["transverse"], changed, planes["coronal"]]
     with pytest.raises(error, match=words):
-        ClassifierTask(RECIPE, _phantoms(stub_cohort), [], None, sources, planes=files)
+        ClassifierTask(RECIPE, _phantoms(stub_cohort), [], None, sources, start=files)
 
 
 def test_a_plane_is_missing_or_there_twice(planes: dict[str, Path], stub_cohort: Path) -> None:
@@ -150,7 +192,7 @@ def test_a_plane_is_missing_or_there_twice(planes: dict[str, Path], stub_cohort:
     sources = {"data_sets": record["data"]["data_sets"]}
     for names in (("transverse", "sagittal"), ("transverse", "sagittal", "sagittal"), PLANES * 2):
         with pytest.raises(UsageError, match="these networks do not make a fusion2"):
-            ClassifierTask(RECIPE, _phantoms(stub_cohort), [], None, sources, planes=[planes[name] for name in names])
+            ClassifierTask(RECIPE, _phantoms(stub_cohort), [], None, sources, start=[planes[name] for name in names])
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +267,7 @@ def test_a_record_that_does_not_say_who_trained_is_refused(
 ) -> None:
     start = _changed(segmenter_start, tmp_path, lambda record: change(record["data"]))
     with pytest.raises(CheckpointError, match=r"segmenter\.json: the record does not say who trained the weights"):
-        read_segmenter_start(start, {})
+        read_start(start, "segmenter", {})
 
 
 def test_what_is_no_start_is_refused_before_anything_is_made(
@@ -255,13 +297,13 @@ def test_what_is_no_start_is_refused_before_anything_is_made(
     ):
         train_segmenter(SEGMENTER, sets, out, start=other)
     with pytest.raises(
-        UsageError, match="only a fusion starts from trained planes; expected fusion1 or fusion2, found"
+        UsageError, match="a coronal network starts from one of its own kind; expected coronal, found sagittal"
     ):
-        train_classifier(replace(RECIPE, variant="coronal"), sets, tmp_path / "plane", planes=[planes["coronal"]])
+        train_classifier(replace(RECIPE, variant="coronal"), sets, tmp_path / "plane", start=[planes["sagittal"]])
 
 
 def test_the_shipped_segmenter_is_a_start() -> None:
-    shipped = read_segmenter_start(Path(__file__).parents[2] / "weights" / "segmenter.safetensors", {})
+    shipped = read_start(Path(__file__).parents[2] / "weights" / "segmenter.safetensors", "segmenter", {})
     shipped.give(build_segmenter())
     assert {name: len(patients) for name, patients in shipped.seen.items()} == {"phantom": 92, "BUS-BRA": 826}
 
