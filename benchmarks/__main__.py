@@ -37,6 +37,7 @@ MODULES = (
     "busbra",
     "busbra_table",
     "busbra_unet",
+    "busbra_outline",
     "cohort_tables",
     "coverage",
     "evaluation",
