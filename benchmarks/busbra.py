@@ -1,7 +1,8 @@
 """Benign or malignant on BUS-BRA's five official folds, by case: one view, and `fusion1` of two views.
 
 The single-view ResNets start from ImageNet ResNet50 weights (a ResNet101 in the layers that both have), the other
-backbones from random ones; the column `start` counts the random convolutions. `fusion1` starts from the single view.
+backbones from random ones; the column `start` counts the random convolutions (those of a ResNet101's further blocks
+count, though such a block starts as the identity). `fusion1` starts from the single view.
 Every finished fold leaves its predictions at once; a killed run continues where it stopped.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 
 from benchmarks.done import Rows
 from benchmarks.record import conditions, source_tree, write_json
-from benchmarks.table import Table, seed_range
+from benchmarks.table import RESULTS, Table, seed_range
 from scanside.errors import UsageError
 from scanside.evaluation.roc import auc
 from scanside.training.recipe import ViewsRecipe, load_recipe
@@ -39,7 +40,14 @@ def make_table(
     """Write busbra-folds-<backbone>.csv, its record, and busbra-<recipe>-<backbone>-fold<n>.csv a fold into `out`.
 
     `recipes` holds `view.toml` and `two_views.toml`.
+
+    Raises
+    ------
+    UsageError
+        Other recipes than the committed tables' would be mixed with these, or ImageNet weights are missing.
     """
+    if recipes.resolve() != RECIPES and out.resolve() == RESULTS:
+        raise UsageError("tables of other recipes are kept apart", expected="--out DIR", found=out)
     from scanside.models.backbones import known_backbone
     from scanside.training.start import training_record
     from scanside.training.views import ViewedLesion, predict_views, split_views, train_views, write_predictions

@@ -1,8 +1,9 @@
 """What a lesion's outline alone says on BUS-BRA: as annotators drew it, and as a UNet draws it that never saw the case.
 
 Nine numbers describe an outline. A logistic regression on them, fitted on four folds, judges the fifth; so does one on
-its logit and that of the single-view network's committed predictions together. Both outlines are put to the same test,
-because a class that shows in how an outline was drawn helps nobody who has no annotator. Beside it stands the Dice of
+its logit and that of the single-view network's committed predictions together, whose inputs for the four folds come
+from models that were trained on the fifth. Both outlines are put to the same test, because a class that shows in how an
+outline was drawn helps nobody who has no annotator. Beside it stands the Dice of
 four looks: the mean of the probabilities of an image and its mirror image at two sizes.
 """
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from benchmarks.busbra_table import cases_of, performance
 from benchmarks.record import conditions, write_csv, write_json
 from benchmarks.table import RESULTS, Table
-from scanside.errors import UsageError
+from scanside.evaluation.errors import CohortError
 from scanside.evaluation.predictions import Classifier, predictions_from_arrays
 from scanside.evaluation.roc import paired_delong
 from scanside.evaluation.segmentation import dice
@@ -33,20 +34,27 @@ BANDS = ((4, 8), (8, 16), (16, 32))
 """Waves around the outline, summed by band."""
 SAMPLES = 256
 SMALLEST = 30
-"""Pixels that an outline needs; of fewer its numbers say nothing, and a disc in the middle stands for it."""
+"""Pixels that an outline needs, and among them a square of three; else a disc in the middle stands for it."""
 
 
 def make_table(busbra: Path, work: Path, predictions: Path, out: Path) -> None:
     """Write busbra-outline.csv (by classifier), busbra-outline-cases.csv and their record into `out`."""
     from scanside.training.busbra import read_busbra
+    from scanside.training.datasets.open import BUSBRA
     from scanside.training.evaluate_busbra import torch_probability
     from scanside.training.process import denormals_flushed
+    from scanside.training.split import TEST
+    from scanside.training.start import read_start
 
     images = read_busbra(busbra, test_fold=1)
+    everyone, _ = cases_of(predictions, "resnet50")
+    place = {case: i for i, case in enumerate(everyone.case)}
+    if (found := {image.case for image in images}) != set(place):
+        raise CohortError("the predictions are of other cases", expected=f"{len(found)} of BUS-BRA", found=len(place))
     folds = sorted({image.fold for image in images})
     weights = {fold: work / f"unet-fold{fold}" / "segmenter.safetensors" for fold in folds}
-    if missing := [file for file in weights.values() if not file.is_file()]:
-        raise UsageError("a fold's UNet is missing", where=missing[0], remedy="python -m benchmarks busbra-unet")
+    held_out = {fold: sorted({image.case for image in images if image.fold == fold}) for fold in folds}
+    starts = {fold: read_start(file, "segmenter", {BUSBRA: {TEST: held_out[fold]}}) for fold, file in weights.items()}
     shapes: dict[str, list[NDArray[np.float64]]] = {who: [] for who in DRAWN_BY}
     four_looks: dict[int, list[float]] = {fold: [] for fold in folds}
     networks = {fold: torch_probability(file) for fold, file in weights.items()}
@@ -59,10 +67,8 @@ def make_table(busbra: Path, work: Path, predictions: Path, out: Path) -> None:
                 shapes[who].append(outline(mask))
             if number % 100 == 0:
                 print(f"{number} of {len(images)} images", flush=True)
-    everyone, _ = cases_of(predictions, "resnet50")
     (single,) = everyone.probability.values()
     network = logit(single)
-    place = {case: i for i, case in enumerate(everyone.case)}
     of_case = np.array([place[image.case] for image in images])
     fold_of = np.array([int(cohort.removeprefix("fold")) for cohort in everyone.cohort])
     answers = {Classifier("single view"): single}
@@ -95,7 +101,8 @@ def make_table(busbra: Path, work: Path, predictions: Path, out: Path) -> None:
     record = {
         "sizes": list(SIZES),
         "dice_four_looks": looks | {"over_folds": round(fmean(looks.values()), 4)},
-        "fitted_on": "the other four folds; of a fold's cases the networks never saw one",
+        "fitted_on": "the other four folds; for both together, on answers of models that were trained on the fifth",
+        "unet_sha256": {str(fold): start.sha256 for fold, start in starts.items()},
         "p": "paired DeLong against the single view, not corrected for their number",
     }
     write_json(out / "busbra-outline.json", {**conditions(), **record})
@@ -144,11 +151,13 @@ def outline(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The largest connected part as 0 and 1, or a small disc in the middle where there is none of `SMALLEST` pixels."""
+    """The largest connected part as 0 and 1, or a small disc in the middle where it is none (see `SMALLEST`)."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     if count > 1 and areas.max() >= SMALLEST:
-        return (labels == 1 + areas.argmax()).astype(np.uint8)
+        part: NDArray[np.uint8] = (labels == 1 + areas.argmax()).astype(np.uint8)
+        if cv2.erode(part, np.ones((3, 3), np.uint8)).any():
+            return part
     rows, columns = mask.shape
     return cv2.circle(np.zeros(mask.shape, np.uint8), (columns // 2, rows // 2), 5, 1, -1)  # type: ignore[return-value]
 

@@ -29,8 +29,8 @@ from scanside.models.normalise import GREY_MEAN, GREY_STD
 
 BGR_MEANS = (103.939, 116.779, 123.68)
 KERAS_EPSILON = 1.001e-5
-BLOCKS = {"layer1": 3, "layer2": 4, "layer3": 6, "layer4": 3}
-"""How many blocks each stage of a ResNet50 has."""
+BLOCKS = {2: 3, 3: 4, 4: 6, 5: 3}
+"""How many blocks each stage of a ResNet50 has, by Keras's number (torchvision's plus one)."""
 
 
 def load_keras_resnet50(
@@ -39,9 +39,9 @@ def load_keras_resnet50(
     """Load what `folder` holds into `branch` and return the names of the layers that were not loaded.
 
     A convolution and its batch norm are loaded together or not at all: running statistics mean nothing behind a
-    random kernel. The blocks that a deeper network has more start as the identity (the scale of their last norm is
-    zero), so that it starts as the ResNet50: random ones in its middle would undo what the others know. `mean` and
-    `std` are the normalisation of the input that the branch will see.
+    random kernel. The further blocks of a deeper network that were not loaded start as the identity (the scale of
+    their last norm is zero), so that it starts as the ResNet50: random ones in its middle would undo what the others
+    know. `mean` and `std` are the normalisation of the input that the branch will see.
 
     Raises
     ------
@@ -67,8 +67,9 @@ def load_keras_resnet50(
         else:
             missing.append(name)
     for stage, count in BLOCKS.items():
-        for block in list(branch.get_submodule(stage).children())[count:]:
-            nn.init.zeros_(cast(Bottleneck, block).bn3.weight)
+        for number, block in enumerate(branch.get_submodule(f"layer{stage - 1}").children(), start=1):
+            if number > count and f"conv{stage}_block{number}_3" in missing:
+                nn.init.zeros_(cast(Bottleneck, block).bn3.weight)
     return missing
 
 

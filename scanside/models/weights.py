@@ -116,8 +116,8 @@ def weights_sha256(path: Path) -> str:
 def save_half(tensors: Mapping[str, Tensor], path: Path, *, part_bytes: int = PART_BYTES) -> list[Path]:
     """Write `tensors` at `path` as safetensors, matrices and kernels in half precision; in parts where they are larger.
 
-    Vectors (biases, the norms' numbers) stay as they are: they are a thousandth of the size, and a norm's variance may
-    not fit in half precision.
+    Vectors (biases, the norms' numbers) are kept in FP32: they are a few hundredths of the size at most, and a norm's
+    variance may not fit in half precision.
 
     Earlier weights of this name, whole or in parts, are gone afterwards.
 
@@ -132,7 +132,8 @@ def save_half(tensors: Mapping[str, Tensor], path: Path, *, part_bytes: int = PA
         A value does not fit in half precision, or a tensor not in a part.
     """
     halved = {
-        name: (t.half() if t.is_floating_point() and t.ndim > 1 else t).contiguous() for name, t in tensors.items()
+        name: (t if not t.is_floating_point() else t.half() if t.ndim > 1 else t.float()).contiguous()
+        for name, t in tensors.items()
     }
     for name, tensor in halved.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -73,9 +73,9 @@ class ClassifierTask:
         self.lesions = _lesions_by_class(phantoms)
         self.held_out = held_out
         self.phantoms = phantoms
-        self.start = (
-            "trained classifier" if whole else SINGLE_PLANES if starts else "imagenet" if imagenet else "random"
-        )
+        self.start = "random" if imagenet is None else "imagenet"
+        if starts:
+            self.start = SINGLE_PLANES if whole is None else "trained classifier"
         self.start_files: Mapping[str, str] = {name: own.sha256 for name, own in starts.items()}
         self.start_seen = seen_by(list(starts.values()))
         strides = [own.stride_at for own in starts.values()]
@@ -168,7 +168,7 @@ class ClassifierTask:
 
 
 def imagenet_start(model: nn.Module, folder: Path) -> list[str]:
-    """Start every branch from ImageNet; the names of the convolutions and norms that stay random."""
+    """Start every branch from ImageNet; the names of the convolutions and norms that were not loaded."""
     fresh = []
     for plane, branch in _branches(model).items():
         for layer in load_keras_resnet50(branch, folder):

@@ -108,6 +108,7 @@ def _reference(options: argparse.Namespace) -> None:
         )
     options.out.mkdir(parents=True, exist_ok=True)
     kept = options.out / options.weights.with_suffix(".safetensors").name
+    kept.with_suffix(".json").unlink(missing_ok=True)  # new weights never lie beside another training's record
     for file in save_half(tensors, kept):
         _say(str(file))
     write_json(kept.with_suffix(".json"), record)

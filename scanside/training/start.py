@@ -223,13 +223,13 @@ def read_classifier_start(
                 "the start has another backbone", where=start.weights, expected=recipe.backbone, found=found
             )
     variants = [str(start.record["recipe"].get("variant")) for start in starts]
-    if variants == [recipe.variant] or not starts:
-        return dict(zip(["classifier"], starts, strict=False))
+    if variants == [recipe.variant]:
+        return {"classifier": starts[0]}
     planes = PLANES_OF[recipe.variant]
     if len(planes) == 1:
         raise UsageError(
             f"a {recipe.variant} network starts from one of its own kind",
-            expected=recipe.variant,
+            expected=f"one {recipe.variant}",
             found=", ".join(variants),
         )
     for start in starts:

@@ -128,8 +128,8 @@ class ViewsTask:
     Parameters
     ----------
     imagenet : path, optional
-        Folder of ResNet50 weights in the Keras layout, to start a single-view ResNet from; what a deeper one has more
-        starts random.
+        Folder of ResNet50 weights in the Keras layout, to start a single-view ResNet from; the further blocks of a
+        deeper one start as the identity.
     single : path, optional
         Weights of a single-view network with their record, to start both branches and the head of `fusion1` from.
     """

@@ -82,3 +82,16 @@ def test_other_backbones_start_at_random(trained: list[tuple[str, str]], tmp_pat
     busbra.make_table(tmp_path, None, tmp_path / "work", [1], tmp_path, backbone="vgg19")
     assert trained == [("vgg19-fold1", "view"), ("vgg19-fold1", "two_views")]
     assert (tmp_path / "busbra-folds-vgg19.csv").is_file()
+
+
+def test_the_short_recipes_load_and_are_kept_apart_from_the_committed_tables(tmp_path: Path) -> None:
+    from benchmarks.busbra import RECIPES, make_table
+    from benchmarks.table import RESULTS
+    from scanside.training.recipe import ClassifierRecipe, ViewsRecipe, load_recipe
+
+    short = RECIPES / "short"
+    single, both = (load_recipe(short / f"{name}.toml", ViewsRecipe) for name in ("view", "two_views"))
+    assert (single.size, single.variant, both.size, both.variant) == (80, "transverse", 80, "fusion1")
+    assert load_recipe(short / "cohort.toml", ClassifierRecipe).size == 80
+    with pytest.raises(UsageError, match="tables of other recipes are kept apart; expected --out DIR"):
+        make_table(tmp_path, tmp_path, tmp_path, range(1, 2), RESULTS, recipes=short)

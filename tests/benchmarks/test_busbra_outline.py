@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from benchmarks import busbra_outline
 from benchmarks.busbra_outline import BANDS, left_out, outline
-from scanside.errors import UsageError
+from scanside.errors import CheckpointError
+from scanside.evaluation.errors import CohortError
+from scanside.training.errors import LeakError
 from tests.benchmarks.test_busbra_unet import busbra_of
 
 HULL, SOLIDITY, CIRCULARITY, ORIENTATION, OVERLAP, SHARE = 0, 1, 2, 3, 4, -1
@@ -61,6 +63,8 @@ def test_only_the_largest_part_counts_and_nothing_is_a_small_disc() -> None:
     nothing, dot = np.zeros((256, 256), bool), np.zeros((256, 256), bool)
     dot[100, 100] = True
     assert np.array_equal(outline(nothing), outline(dot))
+    for line in (np.eye(256, dtype=bool), np.tile(np.arange(256) == 7, (256, 1))):
+        assert np.array_equal(outline(line), outline(nothing))  # it surrounds nothing
     assert outline(nothing)[SHARE] < np.log(100 / 256**2)
 
 
@@ -84,17 +88,30 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out.mkdir()
     (predictions := tmp_path / "predictions").mkdir()
     for fold in (1, 2):
-        weights = tmp_path / "work" / f"unet-fold{fold}" / "segmenter.safetensors"
-        if fold == 2:
-            with pytest.raises(UsageError, match=r"unet-fold2.*a fold's UNet is missing"):
-                busbra_outline.make_table(busbra, tmp_path / "work", predictions, out)
-        weights.parent.mkdir(parents=True)
-        weights.touch()
         cases = [case for case in range(8) if 1 + case % 2 == fold]
         rows = [f"{case},{int(case < 4)},{0.3 + 0.05 * case},fold{fold},2,0.4,0.5" for case in cases]
         text = "case,label,probability,cohort,views,first_view,second_view\n" + "\n".join(rows) + "\n"
         for name in ("view", "two_views"):
             (predictions / f"busbra-{name}-resnet50-fold{fold}.csv").write_text(text)
+        if fold == 1:
+            with pytest.raises(CohortError, match="predictions are of other cases; expected 8 of BUS-BRA, found 4"):
+                busbra_outline.make_table(busbra, tmp_path / "work", predictions, out)
+    unets = [tmp_path / "work" / f"unet-fold{fold}" / "segmenter.safetensors" for fold in (1, 2)]
+    with pytest.raises(CheckpointError, match="no weights to start from"):
+        busbra_outline.make_table(busbra, tmp_path / "work", predictions, out)
+
+    def trained_on(unet: Path, cases: list[str]) -> None:
+        unet.parent.mkdir(parents=True, exist_ok=True)
+        unet.write_bytes(b"weights")
+        data = {"data_sets": {"BUS-BRA": {"train": cases}}}
+        record = {"task": "segmenter", "recipe": {}, "validation": {}, "data": data}
+        unet.with_suffix(".json").write_text(json.dumps(record))
+
+    trained_on(unets[0], ["1", "3"])
+    trained_on(unets[1], ["0", "1"])
+    with pytest.raises(LeakError, match="kept out here; expected none, found 1 of BUS-BRA"):
+        busbra_outline.make_table(busbra, tmp_path / "work", predictions, out)
+    trained_on(unets[1], ["0", "2"])
 
     def dark(_: Path) -> evaluate_busbra.Probability:
         return lambda pixels: ((pixels > 0) & (pixels < 150)).astype(np.float32)

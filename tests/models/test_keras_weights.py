@@ -93,6 +93,10 @@ def test_a_deeper_network_starts_as_the_resnet50(folder: Path) -> None:
     grey = torch.randn(1, 1, 64, 64)
     assert torch.equal(deeper(grey), fifty(grey))
     assert all(block.bn3.weight.abs().min() > 0 for block in deeper.layer3[:6])
+    write_layer(folder, "conv4_block7_3", (1024, 256, 1, 1), 7)  # weights that hold one of them
+    assert "conv4_block7_3" not in load_keras_resnet50(deeper, folder)
+    assert deeper.layer3[6].bn3.weight.abs().min() > 0
+    assert deeper.layer3[7].bn3.weight.abs().max() == 0
 
 
 def test_a_short_file_is_named(folder: Path) -> None:

@@ -177,7 +177,9 @@ def test_a_weight_beyond_half_precision_is_refused(tmp_path: Path) -> None:
 
 def test_a_norm_s_variance_may_be_larger_than_half_precision_holds(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    save_half({"running_var": torch.tensor([7e4, 1e-9]), "kernel": torch.full((2, 2), 0.1)}, path)
+    bias = torch.ones(2).bfloat16()
+    save_half({"running_var": torch.tensor([7e4, 1e-9]), "kernel": torch.full((2, 2), 0.1), "bias": bias}, path)
     kept = read_tensors(path)
     assert kept["running_var"].tolist() == [7e4, torch.tensor(1e-9).item()]
     assert kept["kernel"].dtype == torch.float16
+    assert kept["running_var"].dtype == kept["bias"].dtype == torch.float32

@@ -297,7 +297,7 @@ def test_what_is_no_start_is_refused_before_anything_is_made(
     ):
         train_segmenter(SEGMENTER, sets, out, start=other)
     with pytest.raises(
-        UsageError, match="a coronal network starts from one of its own kind; expected coronal, found sagittal"
+        UsageError, match="a coronal network starts from one of its own kind; expected one coronal, found sagittal"
     ):
         train_classifier(replace(RECIPE, variant="coronal"), sets, tmp_path / "plane", start=[planes["sagittal"]])
 
