@@ -3,8 +3,8 @@
 Nine numbers describe an outline. A logistic regression on them, fitted on four folds, judges the fifth; so does one on
 its logit and that of the single-view network's committed predictions together, whose inputs for the four folds come
 from models that were trained on the fifth. Both outlines are put to the same test, because a class that shows in how an
-outline was drawn helps nobody who has no annotator. Beside it stands the Dice of
-four looks: the mean of the probabilities of an image and its mirror image at two sizes.
+outline was drawn helps nobody who has no annotator. Beside it stands the Dice of four looks: the mean of the
+probabilities of an image and its mirror image at two sizes.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ SMALLEST = 30
 
 def make_table(busbra: Path, work: Path, predictions: Path, out: Path) -> None:
     """Write busbra-outline.csv (by classifier), busbra-outline-cases.csv and their record into `out`."""
+    from scipy.special import expit, logit
+
     from scanside.training.busbra import read_busbra
     from scanside.training.datasets.open import BUSBRA
     from scanside.training.evaluate_busbra import torch_probability
@@ -68,7 +70,7 @@ def make_table(busbra: Path, work: Path, predictions: Path, out: Path) -> None:
             if number % 100 == 0:
                 print(f"{number} of {len(images)} images", flush=True)
     (single,) = everyone.probability.values()
-    network = logit(single)
+    network = logit(np.clip(single, 1e-6, 1 - 1e-6))
     of_case = np.array([place[image.case] for image in images])
     fold_of = np.array([int(cohort.removeprefix("fold")) for cohort in everyone.cohort])
     answers = {Classifier("single view"): single}
@@ -83,8 +85,7 @@ def make_table(busbra: Path, work: Path, predictions: Path, out: Path) -> None:
     rows = performance(cases, "all")
     for row, probability in zip(rows, answers.values(), strict=True):
         test = paired_delong(everyone.malignant, probability, single)
-        row |= {"minus_single_view": round(test.difference, 4), "p": float(f"{test.p:.3g}") if test.difference else ""}
-        del row["fusion1_minus"]
+        row |= {"p": float(f"{test.p:.3g}") if test.difference else "", "minus_single_view": round(test.difference, 4)}
     write_csv(out / "busbra-outline.csv", rows)
     named = {str(who).replace(" ", "_").replace(",", ""): probability for who, probability in answers.items()}
     rows_of_cases = [
@@ -174,17 +175,6 @@ def left_out(features: NDArray, malignant: NDArray, fold: NDArray) -> NDArray[np
         model.fit(features[fold != held], malignant[fold != held])
         logits[fold == held] = model.decision_function(features[fold == held])
     return logits
-
-
-def logit(probability: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log odds; probabilities are kept a millionth away from 0 and 1."""
-    kept = np.clip(probability, 1e-6, 1 - 1e-6)
-    return np.log(kept / (1 - kept))  # type: ignore[no-any-return]
-
-
-def expit(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The probability of log odds."""
-    return 1 / (1 + np.exp(-logits))  # type: ignore[no-any-return]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

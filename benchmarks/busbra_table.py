@@ -34,7 +34,7 @@ def make_table(predictions: Path, backbones: Sequence[str] | None, out: Path) ->
     for backbone in backbones or backbones_in(predictions):
         everyone, pairs = cases_of(predictions, backbone)
         folds = " ".join(cohort.removeprefix("fold") for cohort in everyone.cohorts)
-        made = [*performance(everyone, "all"), *performance(pairs, "two views")]
+        made = [*compared(everyone, "all"), *compared(pairs, "two views")]
         rows += [{"backbone": backbone, "folds": folds, **row} for row in made]
         views = [row for row in made if row["classifier"] in (FIRST.model, SECOND.model)]
         best[backbone] = max(views, key=lambda row: row["auc"])["classifier"]
@@ -118,8 +118,7 @@ def predictions_of(rows: Sequence[Row], probability: Mapping[Classifier, NDArray
 
 
 def performance(cases: Predictions, among: str) -> list[dict[str, Any]]:
-    """A row a classifier; where there is `fusion1`, also its AUC minus this one's, and the paired p."""
-    fusion = cases.probability.get(FUSION)
+    """A row a classifier."""
     rows = []
     for classifier, probability in cases.probability.items():
         area = delong(cases.malignant, probability)
@@ -138,11 +137,19 @@ def performance(cases: Predictions, among: str) -> list[dict[str, Any]]:
             row[f"{metric}_low"], row[f"{metric}_high"] = (
                 round(bound, 4) for bound in (intervals[metric].low, intervals[metric].high)
             )
+        rows.append(row)
+    return rows
+
+
+def compared(cases: Predictions, among: str) -> list[dict[str, Any]]:
+    """`performance`; where there is `fusion1`, also its AUC minus this one's, and the paired p."""
+    fusion = cases.probability.get(FUSION)
+    rows = performance(cases, among)
+    for row, (classifier, probability) in zip(rows, cases.probability.items(), strict=True):
         row["fusion1_minus"] = row["p"] = ""
         if fusion is not None and classifier != FUSION:
             test = paired_delong(cases.malignant, fusion, probability)
             row["fusion1_minus"], row["p"] = round(test.difference, 4), float(f"{test.p:.3g}")
-        rows.append(row)
     return rows
 
 
