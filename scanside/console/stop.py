@@ -13,8 +13,9 @@ from scanside.errors import Cancelled
 class Stop:
     """A context in which the first Ctrl-C or SIGTERM stops the work and a second one ends the process outright.
 
-    The signal sets `event`, which the worker threads poll, and raises `Cancelled` in the main thread, which unwinds
-    whatever polls nothing. On leaving, the earlier handlers are back.
+    The signal sets `event`, which the worker threads poll, and raises `KeyboardInterrupt` in the main thread, which
+    unwinds whatever polls nothing: an `Exception` would be taken for a failure of the code that it lands in (the
+    starting of a thread, say). The context turns it into `Cancelled`. On leaving, the earlier handlers are back.
     """
 
     def __init__(self) -> None:
@@ -44,4 +45,4 @@ class Stop:
         self.event.set()
         for caught in self._earlier:
             signal.signal(caught, signal.SIG_DFL)
-        raise Cancelled("interrupted")
+        raise KeyboardInterrupt

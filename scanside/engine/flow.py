@@ -179,6 +179,7 @@ class Flow:
 
         def body() -> None:
             try:
+                self.check()  # a thread whose start was interrupted is not waited for: it must not begin
                 work()
             except Stopped:
                 pass

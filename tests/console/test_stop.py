@@ -32,6 +32,16 @@ def test_an_error_that_the_stop_caused_elsewhere_still_counts_as_the_stop() -> N
     assert caught.value.exit_code == 143
 
 
+def test_no_code_inside_takes_a_signal_for_a_failure_of_its_own() -> None:
+    taken: list[Exception] = []
+    with pytest.raises(Cancelled), Stop():
+        try:  # as Thread.start() does around the thread's creation
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception as error:
+            taken.append(error)
+    assert not taken
+
+
 def test_without_a_signal_errors_pass_as_they_are() -> None:
     with pytest.raises(ValueError, match="mine"), Stop():
         raise ValueError("mine")

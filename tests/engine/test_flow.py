@@ -91,6 +91,15 @@ def test_a_stop_asked_for_during_the_last_step_counts() -> None:
         flow.run()
 
 
+def test_a_stage_that_starts_after_the_stop_does_not_begin() -> None:
+    flow, begun = Flow(), threading.Event()
+    flow.stage("late", begun.set)
+    flow.fail(Cancelled("stopped"))
+    with pytest.raises(Cancelled):
+        flow.run()
+    assert not begun.is_set()
+
+
 def test_progress_is_one_call_at_a_time() -> None:
     inside, worst, calls = [], [], []
 
