@@ -25,7 +25,15 @@ from scanside.training.cohort_data import PhantomData
 from scanside.training.cutting import STORED_MARGIN
 from scanside.training.errors import TrainingDataError
 from scanside.training.recipe import ClassifierRecipe, SgdRecipe
-from scanside.training.start import SINGLE_PLANES, give_branch, read_classifier_start, seen_by, two_starts
+from scanside.training.start import (
+    IMAGENET,
+    RANDOM,
+    SINGLE_PLANES,
+    give_branch,
+    read_classifier_start,
+    seen_by,
+    two_starts,
+)
 
 PLANES = tuple(Plane)
 
@@ -73,7 +81,7 @@ class ClassifierTask:
         self.lesions = _lesions_by_class(phantoms)
         self.held_out = held_out
         self.phantoms = phantoms
-        self.start = "random" if imagenet is None else "imagenet"
+        self.start = RANDOM if imagenet is None else IMAGENET
         if starts:
             self.start = SINGLE_PLANES if whole is None else "trained classifier"
         self.start_files: Mapping[str, str] = {name: own.sha256 for name, own in starts.items()}
@@ -91,7 +99,7 @@ class ClassifierTask:
         else:
             for plane, own in starts.items():
                 give_branch(own, plane, _branches(self.model)[plane])
-        self.frozen = self._frozen_parts() if self.start != "random" else ()
+        self.frozen = self._frozen_parts() if self.start != RANDOM else ()
 
     @property
     def planes(self) -> tuple[str, ...]:
@@ -112,7 +120,7 @@ class ClassifierTask:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """SGD with momentum; parts that start from random weights learn faster when the rest does not."""
-        return sgd(self.model, self.recipe, self.fresh, started=self.start in ("imagenet", SINGLE_PLANES))
+        return sgd(self.model, self.recipe, self.fresh, started=self.start in (IMAGENET, SINGLE_PLANES))
 
     def batch(self, rng: np.random.Generator, fraction: float) -> dict[str, Tensor]:
         """uint8 crops [batch, 1, size, size] by plane, and `malignant` int64 [batch]; both classes evenly."""

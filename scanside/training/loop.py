@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from scanside.errors import UsageError
 from scanside.training.checkpoint import Log, load_checkpoint, save_checkpoint, save_weights, versions
 from scanside.training.recipe import Recipe
-from scanside.training.start import another_start
+from scanside.training.start import another_start, training_record
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +160,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     arithmetic = arithmetic or best_arithmetic()
     if (weights := finished_weights(task.name, recipe, out)) is not None:
+        _check_start(training_record(weights)["data"], task, weights)
         return weights
     run = _Run(task, recipe, out, arithmetic)
     progress = progress or (lambda step: None)
@@ -202,6 +203,13 @@ def _check_recipe(found: Mapping[str, Any], recipe: Recipe, what: str, where: Pa
         )
 
 
+def _check_start(found: Mapping[str, Any], task: Task, where: Path) -> None:
+    """Refuse what began otherwise than `task`; a key that was unknown then may be absent."""
+    start = task.record().get("start")
+    if found.get("start", start) != start or found.get("start_files", task.start_files) != task.start_files:
+        raise another_start(where, found)
+
+
 class _Run:
     """One run's state between two steps."""
 
@@ -238,8 +246,7 @@ class _Run:
             return
         state = load_checkpoint(self.checkpoint)
         _check_recipe(state["recipe"], self.recipe, "the checkpoint's steps", self.checkpoint)
-        if state.get("start_files", {}) != self.task.start_files:
-            raise another_start(self.checkpoint, state.get("start_files", {}))
+        _check_start(state, self.task, self.checkpoint)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         for key, value in state["average"].items():
@@ -254,6 +261,7 @@ class _Run:
             {
                 "task": self.task.name,
                 "recipe": _plain(asdict(self.recipe)),
+                "start": self.task.record().get("start"),
                 "start_files": dict(self.task.start_files),
                 "step": self.step,
                 "elapsed_s": self.elapsed_s,

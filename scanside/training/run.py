@@ -93,7 +93,8 @@ def train_segmenter(
 
     `start` is a trained segmenter to start from; see `SegmenterTask`.
     """
-    split = _split(recipe, sets, Path(out), SegmenterTask.name)
+    split_file = Path(out) / f"{SegmenterTask.name}.split.csv"
+    split = _split(recipe, sets, split_file)
     finished = finished_weights(SegmenterTask.name, recipe, Path(out))
     if finished is not None:
         require_start(finished, [] if start is None else [start])
@@ -101,6 +102,7 @@ def train_segmenter(
     phantoms, held_out = (split.volumes(p, sections=tuple(Plane), triplets=False) for p in (TRAIN, VALIDATION))
     pictures = PictureSplit(split.pictures(TRAIN), split.pictures(VALIDATION))
     task = SegmenterTask(recipe, phantoms, held_out, pictures if pictures.train else None, split.record(), start=start)
+    split.write(split_file)
     return train(task, recipe, out, arithmetic=arithmetic, progress=progress)
 
 
@@ -124,11 +126,12 @@ def train_classifier(
         Pictures have one view, and the recipe's variant looks at several planes.
     """
     out = Path(out)
-    split = _split(recipe, sets, out, ClassifierTask.name)
+    split_file = out / f"{ClassifierTask.name}.split.csv"
+    split = _split(recipe, sets, split_file)
     predictions = out / f"{ClassifierTask.name}.predictions.csv"
     finished = finished_weights(ClassifierTask.name, recipe, out)
     if finished is not None:
-        require_start(finished, start)
+        require_start(finished, start, imagenet=imagenet is not None)
     if finished is not None and predictions.is_file():
         return finished
     lesions, held_out = (list(split.lesions(part)) for part in (TRAIN, VALIDATION))
@@ -140,6 +143,7 @@ def train_classifier(
             expected='a recipe with variant = "transverse"',
             found=recipe.variant,
         )
+    split.write(split_file)
     weights = train(task, recipe, out, arithmetic=arithmetic, progress=progress)
     if split.kept_out:
         load_weights(task.model, weights)
@@ -172,10 +176,10 @@ def _opened(
     return sets
 
 
-def _split(recipe: Recipe, sets: Sequence[DataSet], out: Path, task: str) -> SplitData:
+def _split(recipe: Recipe, sets: Sequence[DataSet], file: Path) -> SplitData:
+    """The split, no other than that of an earlier call in `file`; written when nothing is refused any more."""
     if not sets:
         raise UsageError("no data", expected="at least one --data DIR")
     split = SplitData.of(sets, recipe)
-    out.mkdir(parents=True, exist_ok=True)
-    split.write(out / f"{task}.split.csv")
+    split.require_same(file)
     return split

@@ -21,7 +21,7 @@ from scanside.training.cohort_data import PhantomData
 from scanside.training.datasets import Picture, checked_pair
 from scanside.training.errors import TrainingDataError
 from scanside.training.recipe import SegmenterRecipe
-from scanside.training.start import read_start
+from scanside.training.start import RANDOM, read_start
 
 
 class Pictures(Protocol):
@@ -150,7 +150,7 @@ class SegmenterTask:
 
     def record(self) -> dict[str, Any]:
         """The split, how the weights started, and how pictures without a pixel spacing are seen."""
-        record = {**self.sources, "start": "random"}
+        record = {**self.sources, "start": RANDOM}
         if self.start is not None:
             record |= {"start": "trained segmenter", "start_files": self.start_files, "start_seen": self.start.seen}
         if self.images is not None:

@@ -13,7 +13,7 @@ from scanside.training.cutting import Origin
 from scanside.training.datasets import DataSet, Picture
 from scanside.training.datasets.pictures import picture_lesion
 from scanside.training.recipe import Recipe
-from scanside.training.split import split_cases, write_split
+from scanside.training.split import require_same_split, split_cases, write_split
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class SplitData:
     def kept_out(self) -> tuple[str, ...]:
         """The names of the parts that nothing is trained on."""
         return tuple(dict.fromkeys(p for p in self.parts if p != "train"))
+
+    def require_same(self, path: Path) -> None:
+        """Refuse another split in `path`; see `require_same_split`."""
+        require_same_split(path, self.origins, self.parts)
 
     def write(self, path: Path) -> None:
         """Write the split as CSV; see `write_split`."""

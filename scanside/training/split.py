@@ -69,28 +69,37 @@ def check_split(origins: Sequence[Origin], parts: Sequence[str]) -> None:
             )
 
 
+def require_same_split(path: Path, origins: Sequence[Origin], parts: Sequence[str]) -> None:
+    """Raise `LeakError` when another split stands in `path`: what was trained under it has seen other cases."""
+    if path.is_file() and path.read_text(encoding="utf-8") != _rows(origins, parts):
+        raise LeakError(
+            "another split was made here before",
+            where=path,
+            remedy="use another --out, or the same data and recipe",
+        )
+
+
 def write_split(path: Path, origins: Sequence[Origin], parts: Sequence[str]) -> None:
-    """Write the split as CSV (part, data, case, patient), or check that the one that stands is the same.
+    """Write the split as CSV (part, data, case, patient), where the same does not stand already.
 
     Raises
     ------
     LeakError
-        Another split stands there: what was trained under it has seen other cases.
+        Another one stands there; see `require_same_split`.
     """
+    require_same_split(path, origins, parts)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(_rows(origins, parts).encode())
+
+
+def _rows(origins: Sequence[Origin], parts: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
     writer.writerows((part, o.data, o.case, o.patient) for o, part in zip(origins, parts, strict=True))
-    if path.is_file():
-        if path.read_text(encoding="utf-8") != text.getvalue():
-            raise LeakError(
-                "another split was made here before",
-                where=path,
-                remedy="use another --out, or the same data and recipe",
-            )
-        return
-    with atomic_file(path) as file:
-        file.write(text.getvalue().encode())
+    return text.getvalue()
 
 
 def read_split(path: Path) -> tuple[tuple[Origin, ...], tuple[str, ...]]:

@@ -19,8 +19,8 @@ from scanside.training.recipe import ClassifierRecipe
 from scanside.training.split import TRAIN
 
 KEEP = "keep the two files that a training leaves together"
-SINGLE_PLANES = "single planes"
-"""The start, in a record, of a fusion that began with its planes' networks."""
+RANDOM, IMAGENET, SINGLE_PLANES = "random", "imagenet", "single planes"
+"""Starts in a record: no weights, ImageNet's, and for a fusion its planes' networks."""
 OTHERS = "`scanside pack create` takes weights of other trainings"
 
 
@@ -56,8 +56,8 @@ def training_record(weights: Path) -> dict[str, Any]:
     return record  # type: ignore[no-any-return]
 
 
-def require_start(weights: Path, starts: Sequence[str | Path]) -> None:
-    """Raise unless the training that left `weights` started from `starts`, or from none where there are none.
+def require_start(weights: Path, starts: Sequence[str | Path], *, imagenet: bool = False) -> None:
+    """Raise unless the training that left `weights` started from `starts`, from ImageNet weights, or from neither.
 
     Raises
     ------
@@ -66,17 +66,20 @@ def require_start(weights: Path, starts: Sequence[str | Path]) -> None:
     CheckpointError
         Its record is damaged.
     """
-    found = training_record(weights)["data"].get("start_files") or {}
-    if set(found.values()) != {weights_sha256(Path(start)) for start in starts}:
-        raise another_start(weights, found)
+    data = training_record(weights)["data"]
+    files = set((data.get("start_files") or {}).values())
+    if files != {weights_sha256(Path(start)) for start in starts} or imagenet != (data.get("start") == IMAGENET):
+        raise another_start(weights, data)
 
 
-def another_start(where: Path, found: Mapping[str, str]) -> UsageError:
-    """The one error for a training that is continued from another start than it had."""
+def another_start(where: Path, data: Mapping[str, Any]) -> UsageError:
+    """The one error for a training that is continued from another start than it had, by its record's `data`."""
+    files = data.get("start_files") or {}
+    found = ", ".join(f"{network} {sha256[:12]}" for network, sha256 in files.items())
     return UsageError(
         "this training had another start",
         where=where,
-        found=", ".join(f"{network} {sha256[:12]}" for network, sha256 in found.items()) or "no trained weights",
+        found=found or f"{data.get('start', RANDOM)} weights",
         remedy="use another --out, or the same start",
     )
 
@@ -88,7 +91,7 @@ def two_starts() -> UsageError:
 
 def trained_stride(data: Mapping[str, Any]) -> StrideAt:
     """Where a network strides by its training's record; those of views did not state it at first."""
-    started = "1x1" if data.get("start") in ("imagenet", "single view") else "3x3"
+    started = "1x1" if data.get("start") in (IMAGENET, "single view") else "3x3"
     return data.get("stride_at") or started  # type: ignore[return-value]
 
 

@@ -31,7 +31,7 @@ from scanside.training.classify import imagenet_start, sgd
 from scanside.training.errors import TrainingDataError
 from scanside.training.loop import Arithmetic, best_arithmetic, train
 from scanside.training.recipe import ViewsRecipe
-from scanside.training.start import trained_stride, training_record
+from scanside.training.start import IMAGENET, RANDOM, trained_stride, training_record
 
 STORED_SIZE = 288
 STORED_MARGIN = 1.8
@@ -147,7 +147,7 @@ class ViewsTask:
         self.split = split if recipe.variant != "fusion1" else split.two_views()
         self.images = [(lesion, view) for lesion in self.split.train for view in range(len(lesion.images))]
         self.start_files: Mapping[str, str] = {} if single is None else {"single": weights_sha256(Path(single))}
-        self.start = "single view" if single else "imagenet" if imagenet else "random"
+        self.start = "single view" if single else IMAGENET if imagenet else RANDOM
         stride_at: StrideAt = stride_of(single) if single else "1x1" if imagenet else "3x3"
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
@@ -167,7 +167,7 @@ class ViewsTask:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """SGD with momentum; parts that start from random weights learn faster when the rest does not."""
-        return sgd(self.model, self.recipe, self.fresh, started=self.start != "random")
+        return sgd(self.model, self.recipe, self.fresh, started=self.start != RANDOM)
 
     def batch(self, rng: np.random.Generator, fraction: float) -> dict[str, Tensor]:
         """uint8 crops [batch, 1, size, size] a view, and `malignant` int64 [batch]."""

@@ -34,11 +34,15 @@ def test_an_error_that_the_stop_caused_elsewhere_still_counts_as_the_stop() -> N
 
 def test_no_code_inside_takes_a_signal_for_a_failure_of_its_own() -> None:
     taken: list[Exception] = []
-    with pytest.raises(Cancelled), Stop():
-        try:  # as Thread.start() does around the thread's creation
+
+    def as_around_the_creation_of_a_thread() -> None:
+        try:
             os.kill(os.getpid(), signal.SIGTERM)
         except Exception as error:
             taken.append(error)
+
+    with pytest.raises(Cancelled), Stop():
+        as_around_the_creation_of_a_thread()
     assert not taken
 
 

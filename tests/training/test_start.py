@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,13 +106,12 @@ def test_a_classifier_that_saw_who_is_kept_out_is_no_start(
     ):
         with pytest.raises(LeakError, match="kept out here; expected none, found 1 of phantom"):
             train_classifier(replace(RECIPE, variant=variant), sets, tmp_path / "leak", start=start)
+    assert not (tmp_path / "leak").exists()
 
 
-def test_a_training_goes_on_from_the_start_it_had(
-    planes: dict[str, Path], stub_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe, sets = replace(RECIPE, variant="fusion1", steps=2, checkpoint_s=0.0), [open_data(stub_cohort, tmp_path)]
-    two = [planes["transverse"], planes["sagittal"]]
+@contextmanager
+def _broken_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A training inside ends with its first checkpoint."""
     save, saved = _Run.save, []
 
     def dies(run: _Run) -> None:
@@ -122,13 +122,38 @@ def test_a_training_goes_on_from_the_start_it_had(
     with monkeypatch.context() as patch:
         patch.setattr(_Run, "save", dies)
         with pytest.raises(KeyboardInterrupt):
-            train_classifier(recipe, sets, tmp_path / "run", start=two)
+            yield
     assert len(saved) == 1
+
+
+def test_a_training_goes_on_from_the_start_it_had(
+    planes: dict[str, Path], stub_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, sets = replace(RECIPE, variant="fusion1", steps=2, checkpoint_s=0.0), [open_data(stub_cohort, tmp_path)]
+    two = [planes["transverse"], planes["sagittal"]]
+    with _broken_off(monkeypatch):
+        train_classifier(recipe, sets, tmp_path / "run", start=two)
     with pytest.raises(UsageError, match=r"checkpoint\.pt: this training had another start; found transverse"):
         train_classifier(recipe, sets, tmp_path / "run")
     train_classifier(recipe, sets, tmp_path / "run", start=two)
     with pytest.raises(UsageError, match=r"classifier\.safetensors: this training had another start; found trans"):
         train_classifier(recipe, sets, tmp_path / "run")
+
+
+def test_a_training_from_random_weights_does_not_go_on_as_one_from_imagenet(
+    stub_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plane's training, broken off and then finished."""
+    recipe, sets = replace(RECIPE, steps=2, checkpoint_s=0.0), [open_data(stub_cohort, tmp_path)]
+    monkeypatch.setattr("scanside.training.classify.imagenet_start", lambda model, folder: [])
+    with _broken_off(monkeypatch):
+        train_classifier(recipe, sets, tmp_path / "run")
+    refused = "this training had another start; found random weights"
+    with pytest.raises(UsageError, match=rf"checkpoint\.pt: {refused}"):
+        train_classifier(recipe, sets, tmp_path / "run", imagenet=tmp_path)
+    train_classifier(recipe, sets, tmp_path / "run")
+    with pytest.raises(UsageError, match=rf"classifier\.safetensors: {refused}"):
+        train_classifier(recipe, sets, tmp_path / "run", imagenet=tmp_path)
 
 
 def test_two_starts_at_once_are_refused(planes: dict[str, Path], stub_cohort: Path, tmp_path: Path) -> None:
@@ -247,7 +272,7 @@ def test_a_start_that_saw_who_is_kept_out_is_refused(
     with pytest.raises(LeakError, match="kept out here; expected none, found 1 of BUS-BRA") as caught:
         train_segmenter(SEGMENTER, sets, tmp_path / "leak", start=start)
     assert caught.value.exit_code == 3
-    assert not list((tmp_path / "leak").glob("*.safetensors"))
+    assert not (tmp_path / "leak").exists()
 
 
 @pytest.mark.parametrize(
