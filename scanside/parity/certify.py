@@ -144,20 +144,27 @@ def judge(
     runs = {name: _precisions(pack, machine, name, settings) for name in settings.networks or NETWORKS}
     sources = exam_sources(settings.exams)
     cohort = read_cohort(data)
-    judged: list[Judged] = []
+    questions: dict[str, Question] = {}
     not_judged: list[tuple[str, str]] = []
-    used: dict[str, Cohort] = {}
-    for network, precisions in runs.items():
+    for network in runs:
         cases, missing = _cases(pack, network, cohort)
-        if not cases.cases:
+        if cases.cases:
+            _require_usable(pack, network, cases)
+            questions[network] = Question(pack.manifest, network, cases, settings.sections)
+        else:
             not_judged.append((network, missing))
-            continue
-        _require_usable(pack, network, cases)
-        used[network] = cases
-        question = Question(pack.manifest, network, cases, settings.sections)
-        reference, named = _reference(pack, network, machine, settings, threads)
+    if not questions or any(network in settings.networks for network, _ in not_judged):
+        raise CohortError(
+            "the cases do not show what is to be judged",
+            where=", ".join(map(str, data)),
+            found="; ".join(f"{network}: {reason}" for network, reason in not_judged),
+        )
+    references = {network: _reference(pack, network, machine, settings, threads) for network in questions}
+    judged: list[Judged] = []
+    for network, question in questions.items():
+        reference, named = references[network]
         expected = _answered(reference, question, work, named, stages)
-        choices = [choose(machine, settings.device, precision, network) for precision in precisions]
+        choices = [choose(machine, settings.device, precision, network) for precision in runs[network]]
         chosen = [EngineNetwork(pack, network, machine, c, device=settings.device, threads=threads) for c in choices]
         for ours in (*chosen, *(other for other in besides if other.network == network)):
             found = _answered(ours, question, work, f"{network} {ours.choice.precision}", stages)
@@ -168,12 +175,6 @@ def judge(
             )
             certificate = _certificate(pack, ours, question, compared, named)
             judged.append(Judged(certificate, unmet(certificate)))
-    if not judged or any(network in settings.networks for network, _ in not_judged):
-        raise CohortError(
-            "the cases do not show what is to be judged",
-            where=", ".join(map(str, data)),
-            found="; ".join(f"{network}: {reason}" for network, reason in not_judged),
-        )
     exams = {
         precision: compare_exams(
             pack,
@@ -187,6 +188,7 @@ def judge(
         for precision in dict.fromkeys(p for precisions in runs.values() for p in precisions)
         if sources
     }
+    used = {network: question.cohort for network, question in questions.items()}
     return Parity(pack, settings, used, tuple(judged), tuple(not_judged), exams)
 
 

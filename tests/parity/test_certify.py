@@ -304,6 +304,22 @@ def test_a_plane_that_is_missing_is_not_judged(tiny_pack: Path, tmp_path: Path) 
         judge(pack, [tmp_path / "cohort"], Settings(networks=("classifier",), precisions=("fp32",)), tmp_path / "work")
 
 
+def test_a_reference_that_is_refused_is_refused_before_anything_is_answered(
+    tiny_pack: Path, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = Shifted("segmenter", 0.0)
+
+    def reference(pack: object, network: str, *_: object) -> tuple[Shifted, str]:
+        if network == "classifier":
+            raise UsageError("the reference is of another training")
+        return segmenter, "stand-in"
+
+    monkeypatch.setattr(module, "_reference", reference)
+    with pytest.raises(UsageError, match="another training"):
+        judge(load_pack(tiny_pack), [discs], FP32, tmp_path)
+    assert segmenter.asked == 0
+
+
 def test_another_pixel_size(tiny_pack: Path, tmp_path: Path) -> None:
     arrays = case_arrays(1, malignant=True)
     meta = json.loads(arrays["meta"].tobytes()) | {"settings": {"pitch_mm": 0.5}}
