@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,14 @@ def make_table(
     """Write parity-<conditions>.csv and its record, which holds every certificate, into `out`."""
     from scanside.parity.certify import Settings, judge
 
-    settings = Settings(against="pytorch", precisions=PRECISIONS, reference=reference, sections=sections)
+    settings = Settings(against="pytorch", precisions=PRECISIONS, sections=sections)
     rows: list[dict[str, Any]] = []
     judged: dict[str, Any] = {}
     for one in judgings(load_pack(pack), cohort, busbra, view, two_views, work):
         for network in one.networks:
             print(f"{one.name}: {network}", flush=True)
-            how = Settings(**{**vars(settings), "networks": (network,)})
+            weights = reference if network == "segmenter" else None  # each pack here has a classifier of its own
+            how = replace(settings, networks=(network,), reference=weights)
             half = HalfNetwork(one.pack, network)
             parity = judge(one.pack, [one.cases], how, work / "answers", besides=[half])
             judged[f"{one.name}: {network}"] = parity.to_json()
@@ -222,7 +223,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--busbra", type=Path, default=None, help="folder of BUS-BRA")
     parser.add_argument("--view", type=Path, default=None, help="calibrated pack of one view, fold 1 unseen")
     parser.add_argument("--two-views", type=Path, default=None, help="calibrated pack of fusion1, fold 1 unseen")
-    parser.add_argument("--reference", type=Path, default=Path("weights"), help="folder of PyTorch weights")
+    parser.add_argument("--reference", type=Path, default=Path("weights"), help="folder of the segmenter's weights")
     parser.add_argument("--sections", type=int, default=8, help="most sections a plane of a case")
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps the answers")
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -179,7 +179,7 @@ class Flow:
 
         def body() -> None:
             try:
-                self.check()  # a thread whose start was interrupted is not waited for: it must not begin
+                self.check()  # a thread whose start was interrupted may come here after the stop
                 work()
             except Stopped:
                 pass
@@ -234,7 +234,7 @@ class Flow:
         except BaseException as interrupt:  # Ctrl-C arrives here, in the caller's thread
             self.fail(interrupt)
         for thread in self._threads:
-            if thread.ident is not None:
+            with suppress(RuntimeError):  # not started, or its start interrupted: then it does not begin
                 thread.join()
         if self._error is not None:
             raise self._error

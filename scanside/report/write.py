@@ -179,9 +179,8 @@ def _fill(folder: Path, report: Report, voxels: Voxels, target: Path, cancel: Ev
 def _do_all(jobs: Sequence[Callable[[], object]]) -> None:
     """Do independent jobs side by side: packing and drawing leave the interpreter alone. The first error is raised."""
     with ThreadPoolExecutor(min(len(jobs), os.cpu_count() or 1), thread_name_prefix="scanside-write") as pool:
-        running = [pool.submit(job) for job in jobs]
         try:
-            for job in running:
+            for job in [pool.submit(job) for job in jobs]:
                 job.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -154,7 +154,7 @@ def train(
     UsageError
         What stands in `out` was trained by another recipe, or from another start.
     CheckpointError
-        The checkpoint is damaged.
+        The checkpoint, or the record of finished weights, is damaged.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -204,7 +204,7 @@ def _check_recipe(found: Mapping[str, Any], recipe: Recipe, what: str, where: Pa
 
 
 def _check_start(found: Mapping[str, Any], task: Task, where: Path) -> None:
-    """Refuse what began otherwise than `task`; a key that was unknown then may be absent."""
+    """Refuse what began otherwise than `task`, as far as `found` says: older records say less."""
     start = task.record().get("start")
     if found.get("start", start) != start or found.get("start_files", task.start_files) != task.start_files:
         raise another_start(where, found)
@@ -246,7 +246,7 @@ class _Run:
             return
         state = load_checkpoint(self.checkpoint)
         _check_recipe(state["recipe"], self.recipe, "the checkpoint's steps", self.checkpoint)
-        _check_start(state, self.task, self.checkpoint)
+        _check_start({"start_files": {}} | state, self.task, self.checkpoint)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         for key, value in state["average"].items():

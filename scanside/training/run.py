@@ -177,7 +177,7 @@ def _opened(
 
 
 def _split(recipe: Recipe, sets: Sequence[DataSet], file: Path) -> SplitData:
-    """The split, no other than that of an earlier call in `file`; written when nothing is refused any more."""
+    """The split, refused where `file` holds another; it is written only when nothing can be refused any more."""
     if not sets:
         raise UsageError("no data", expected="at least one --data DIR")
     split = SplitData.of(sets, recipe)

@@ -67,8 +67,9 @@ def require_start(weights: Path, starts: Sequence[str | Path], *, imagenet: bool
         Its record is damaged.
     """
     data = training_record(weights)["data"]
+    start = data.get("start", IMAGENET if imagenet else RANDOM)
     files = set((data.get("start_files") or {}).values())
-    if files != {weights_sha256(Path(start)) for start in starts} or imagenet != (data.get("start") == IMAGENET):
+    if files != {weights_sha256(Path(start)) for start in starts} or imagenet != (start == IMAGENET):
         raise another_start(weights, data)
 
 

@@ -223,7 +223,8 @@ class ViewsTask:
         """The split by case, and how the weights started."""
         cases = {name: [v.case for v in getattr(self.split, name)] for name in ("train", "validation", "test")}
         stride_at = cast(FusionClassifier, self.model).stride_at
-        return {"busbra": cases, "start": self.start, "stride_at": stride_at, "fresh": sorted(self.fresh)}
+        record = {"busbra": cases, "start": self.start, "stride_at": stride_at, "fresh": sorted(self.fresh)}
+        return record | ({"start_files": dict(self.start_files)} if self.start_files else {})
 
 
 def lesion_probabilities(

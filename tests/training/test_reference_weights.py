@@ -36,7 +36,7 @@ def test_the_reference_segmenter_reproduces_the_golden_cases() -> None:
         assert error.mean() < 0.05
 
 
-@pytest.mark.parametrize(("part", "seed"), [("test", 21038), ("external-b", 22008), ("external-c", 23003)])
+@pytest.mark.parametrize(("part", "seed"), [("test", 21090), ("external-b", 22069), ("external-c", 23013)])
 def test_the_reference_classifier_gives_the_committed_probability_of_a_lesion_made_anew(part: str, seed: int) -> None:
     """From a seed to a probability: the phantom, its crops and the network."""
     (trained,) = find_trained(WEIGHTS / "classifier.safetensors")
@@ -48,4 +48,4 @@ def test_the_reference_classifier_gives_the_committed_probability_of_a_lesion_ma
     assert int(row["label"]) == job.malignant
     with torch.inference_mode():
         probability = frame_probabilities(trained.model(), triplets[0, 0], trained.recipe).mean()
-    assert abs(probability - float(row["probability"])) < 0.01  # the file holds FP16
+    assert abs(probability - float(row["probability"])) < 0.005  # the file holds FP16

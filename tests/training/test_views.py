@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from scanside.errors import UsageError
 from scanside.models.backbones import BACKBONES, resnet
 from scanside.models.fusion import FusionClassifier
-from scanside.training.checkpoint import load_weights
+from scanside.training.checkpoint import load_weights, save_weights
 from scanside.training.loop import Arithmetic
 from scanside.training.recipe import ViewsRecipe
 from scanside.training.start import training_record
@@ -78,5 +79,9 @@ def test_fusion1_starts_where_the_single_view_ended(with_tail: str, split: Views
         assert torch.allclose(model.eval()(x, x), donor.eval()(x), atol=1e-5)  # half the sum of equal features
     weights = train_views(both, split, tmp_path, name="two_views", single=single, arithmetic=FP32)
     assert training_record(weights)["data"]["start"] == "single view"
+    save_weights(FusionClassifier(with_tail, "transverse"), tmp_path / "other.safetensors", training_record(single))
+    with pytest.raises(UsageError, match="this training had another start; found single"):
+        train_views(both, split, tmp_path, name="two_views", single=tmp_path / "other.safetensors", arithmetic=FP32)
+    assert train_views(both, split, tmp_path, name="two_views", single=single, arithmetic=FP32) == weights
     assert [p.shape for p in predict_views(weights, both, split.test)] == [(1,), (1,)]
     assert [p.shape for p in predict_views(single, recipe, split.test)] == [(2,), (2,)]

@@ -145,7 +145,7 @@ def _run(build: Callable[[], Any], stop: threading.Event, cancel: threading.Even
     ended = threading.Event()
 
     thread = threading.Thread(
-        target=_body, args=(build, result, failure, ended), name="scanside-tensorrt-build", daemon=True
+        target=_body, args=(build, stop, result, failure, ended), name="scanside-tensorrt-build", daemon=True
     )
     try:
         thread.start()
@@ -166,9 +166,16 @@ def _run(build: Callable[[], Any], stop: threading.Event, cancel: threading.Even
     return result[0]
 
 
-def _body(build: Callable[[], Any], result: list[Any], failure: list[BaseException], ended: threading.Event) -> None:
+def _body(
+    build: Callable[[], Any],
+    stop: threading.Event,
+    result: list[Any],
+    failure: list[BaseException],
+    ended: threading.Event,
+) -> None:
     try:
-        result.append(build())
+        if not stop.is_set():  # a thread whose start was interrupted is not waited for: it must not begin
+            result.append(build())
     except BaseException as error:  # raised in the caller's thread
         failure.append(error)
     finally:
