@@ -97,7 +97,9 @@ def make_table(
 
 def start_of(data: Mapping[str, Any]) -> str:
     """How a network started, by its training's record: `fresh` names each random convolution and its norm."""
-    if data["start"] != "imagenet":
+    from scanside.training.start import IMAGENET
+
+    if data["start"] != IMAGENET:
         return str(data["start"])
     return f"ImageNet ResNet50, {len(data['fresh']) // 2} convolutions random"
 

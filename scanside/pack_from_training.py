@@ -25,7 +25,7 @@ from scanside.pack_from_weights import GOLDEN, golden_phantoms, golden_sections,
 from scanside.training.datasets.open import BUSBRA
 from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe, SgdRecipe, ViewsRecipe, recipe_from
 from scanside.training.split import TRAIN
-from scanside.training.start import trained_stride, training_record
+from scanside.training.start import IMAGENET, RANDOM, SINGLE_PLANES, trained_stride, training_record
 
 BUSBRA_LICENCE = Licence(
     "BUS-BRA (training images)",
@@ -36,9 +36,9 @@ BUSBRA_LICENCE = Licence(
 NO_PATIENTS_VOLUMES = {"phantom", "phantom lesions", BUSBRA, "BUSI"}
 """Data sets without a single ABVS volume of a patient."""
 STARTS = {
-    "imagenet": "ImageNet",
+    IMAGENET: "ImageNet",
     "single view": "single-view",
-    "single planes": "single-plane",
+    SINGLE_PLANES: "single-plane",
     "trained segmenter": "another training's",
     "trained classifier": "another training's",
 }
@@ -307,7 +307,7 @@ def _network_line(network: str, trained: Trained | None, base: Pack) -> str:
         what = "UNet with an EfficientNet-b0 encoder (segmentation-models-pytorch), one grey channel"
     else:
         what = f"{trained.recipe.variant} on torchvision {trained.recipe.backbone}, one branch a plane"
-    start = STARTS.get(trained.record["data"].get("start"), "random")
+    start = STARTS.get(trained.record["data"].get("start"), RANDOM)
     return f"- {network.capitalize()}: {what}, started from {start} weights."
 
 
