@@ -405,7 +405,7 @@ def calibrate(
         Path | None, typer.Option("--test-cases", metavar="LIST", help="Cases never to calibrate on, one a line.")
     ] = None,
     ranges: Annotated[
-        Path | None, typer.Option("--ranges", metavar="DIR", help="Reviewed *.ranges.json to take as they are.")
+        Path | None, typer.Option("--ranges", metavar="DIR", help="Reviewed NETWORK.ranges.json to take as they are.")
     ] = None,
     keep: Annotated[
         list[str] | None,

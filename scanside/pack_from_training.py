@@ -7,7 +7,7 @@ trained, and every value that no training states (the operating point, the crop 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -24,8 +24,8 @@ from scanside.pack.write import refuse_foreign
 from scanside.pack_from_weights import GOLDEN, golden_phantoms, golden_sections, golden_triplets
 from scanside.training.datasets.open import BUSBRA
 from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe, SgdRecipe, ViewsRecipe, recipe_from
-from scanside.training.split import TRAIN
-from scanside.training.start import IMAGENET, RANDOM, SINGLE_PLANES, trained_stride, training_record
+from scanside.training.split import TEST, TRAIN, VALIDATION
+from scanside.training.start import IMAGENET, RANDOM, SINGLE_PLANES, is_training_record, trained_stride, training_record
 
 BUSBRA_LICENCE = Licence(
     "BUS-BRA (training images)",
@@ -46,10 +46,9 @@ STARTS = {
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A trained network: its weights and what stands in the record beside them."""
+class Training:
+    """How a network came to be: the record of its training, and the recipe in it."""
 
-    weights: Path
     record: Mapping[str, Any]
     recipe: SegmenterRecipe | SgdRecipe
 
@@ -57,6 +56,23 @@ class Trained:
     def network(self) -> str:
         """Which of the two it is: "segmenter" or "classifier"."""
         return "segmenter" if isinstance(self.recipe, SegmenterRecipe) else "classifier"
+
+    def data_sets(self) -> dict[str, dict[str, int]]:
+        """How many patients or volumes of each data set had each use: in this training, or in its starts' alone."""
+        data = self.record["data"]
+        sets = {BUSBRA: data["busbra"]} if "busbra" in data else data.get("data_sets", {})
+        uses = {name: {part: len(cases) for part, cases in parts.items()} for name, parts in sets.items()}
+        for name, patients in data.get("start_seen", {}).items():
+            if before := set(patients) - set(sets.get(name, {}).get(TRAIN, ())):
+                uses.setdefault(name, {})["train of the start alone"] = len(before)
+        return uses
+
+
+@dataclass(frozen=True)
+class Trained(Training):
+    """A trained network: beside its training, the file of its weights."""
+
+    weights: Path
 
     def model(self) -> Segmenter | FusionClassifier:
         """The network with its weights, in eval mode.
@@ -84,16 +100,6 @@ class Trained:
             remedy=f"{_record_of(self.weights).name} is to be the record that the training of these weights left",
         )
         return model.eval()
-
-    def data_sets(self) -> dict[str, dict[str, int]]:
-        """How many patients or volumes of each data set had each use: in this training, or in its starts' alone."""
-        data = self.record["data"]
-        sets = {BUSBRA: data["busbra"]} if "busbra" in data else data.get("data_sets", {})
-        uses = {name: {part: len(cases) for part, cases in parts.items()} for name, parts in sets.items()}
-        for name, patients in data.get("start_seen", {}).items():
-            if before := set(patients) - set(sets.get(name, {}).get(TRAIN, ())):
-                uses.setdefault(name, {})["train of the start alone"] = len(before)
-        return uses
 
 
 def pack_from_training(
@@ -144,6 +150,7 @@ def pack_from_training(
     sections, triplets = golden_sections(phantoms[0], parameters), golden_triplets(phantoms, parameters)
     finished("phantom")
     taken = [network for network in NETWORKS if network not in trained]
+    known = {**{network: own for network in taken if (own := _training_in(given, network))}, **trained}
     licences = _licences(licence, trained.values(), given if taken else None)
     made = create_pack(
         out,
@@ -156,7 +163,7 @@ def pack_from_training(
         provenance=_provenance(trained, given, taken),
         licences=licences,
         parameters=parameters,
-        card=model_card(name, version, trained, given, licences),
+        card=model_card(name, version, known, given, taken, licences),
     )
     finished("export")
     return made
@@ -200,15 +207,37 @@ def _trained(weights: Path) -> Trained:
             found="another file" if weights.exists() else "nothing",
             remedy="`scanside pack create` takes weights of other trainings" if weights.exists() else None,
         )
-    file, record = _record_of(weights), training_record(weights)
+    record = training_record(weights)
+    try:
+        return Trained(record, _recipe_in(record), weights)
+    except UsageError as error:
+        raise _of_record(error, _record_of(weights)) from None
+
+
+def _training_in(base: Pack, network: str) -> Training | None:
+    """What a pack records of a network's training; None where that is no record of this version's trainings."""
+    record = base.manifest.provenance.get(network)
+    if not is_training_record(record):
+        return None
+    try:
+        return Training(record, _recipe_in(record))
+    except UsageError:
+        return None
+
+
+def _recipe_in(record: Mapping[str, Any]) -> SegmenterRecipe | SgdRecipe:
+    """The recipe that a training's record states.
+
+    Raises
+    ------
+    UsageError
+        A key that is unknown, or a value that is impossible.
+    """
     values = record["recipe"]
     kind: type[SegmenterRecipe] | type[SgdRecipe] = SegmenterRecipe
     if "variant" in values:
         kind = ViewsRecipe if "turn_degrees" in values else ClassifierRecipe
-    try:
-        return Trained(weights, record, recipe_from(values, kind, where=str(file)))
-    except UsageError as error:
-        raise _of_record(error, file) from None
+    return recipe_from(values, kind, where="recipe")
 
 
 def _record_of(weights: Path) -> Path:
@@ -280,18 +309,26 @@ def _licences(licence: str, trained: Any, base: Pack | None) -> list[Licence]:
     return licences
 
 
-def model_card(name: str, version: str, trained: Mapping[str, Trained], base: Pack, licences: Sequence[Licence]) -> str:
-    """The pack's card (Markdown), from the trainings' records."""
+def model_card(
+    name: str,
+    version: str,
+    trainings: Mapping[str, Training],
+    base: Pack,
+    taken: Collection[str],
+    licences: Sequence[Licence],
+) -> str:
+    """The pack's card (Markdown), from the trainings' records; `taken` names the networks that are the base pack's."""
     text = resources.files("scanside.training").joinpath("card.md").read_text(encoding="utf-8")
-    seen = {data for one in trained.values() for data in one.data_sets()}
-    none_seen = len(trained) == len(NETWORKS) and seen <= NO_PATIENTS_VOLUMES
+    seen = {data for one in trainings.values() for data in one.data_sets()}
+    none_seen = len(trainings) == len(NETWORKS) and seen <= NO_PATIENTS_VOLUMES
+    told = {network: trainings[network] for network in NETWORKS if network in trainings}
     return text.format(
         name=name,
         version=version,
         seen=" No patient's ABVS volume was seen in training." if none_seen else "",
-        networks="\n".join(_network_line(network, trained.get(network), base) for network in NETWORKS),
-        data="\n".join(_data_line(network, one) for network, one in trained.items()),
-        reached="\n".join(_validation_line(network, one) for network, one in trained.items()),
+        networks="\n".join(_network_line(network, told.get(network), base, network in taken) for network in NETWORKS),
+        data="\n".join(_data_line(network, one) for network, one in told.items()),
+        reached="\n".join(_validation_line(network, one) for network, one in told.items()),
         licences="\n".join(
             f"- {own.covers[0].upper()}{own.covers[1:]}: {own.licence}." + (f" {own.citation}." if own.citation else "")
             for own in licences
@@ -299,26 +336,33 @@ def model_card(name: str, version: str, trained: Mapping[str, Trained], base: Pa
     )
 
 
-def _network_line(network: str, trained: Trained | None, base: Pack) -> str:
-    if trained is None:
-        manifest = base.manifest
-        return f"- {network.capitalize()}: as in the pack {manifest.name} {manifest.version} ({base.sha256[:12]})."
-    if isinstance(trained.recipe, SegmenterRecipe):
-        what = "UNet with an EfficientNet-b0 encoder (segmentation-models-pytorch), one grey channel"
-    else:
-        what = f"{trained.recipe.variant} on torchvision {trained.recipe.backbone}, one branch a plane"
-    start = STARTS.get(trained.record["data"].get("start"), RANDOM)
-    return f"- {network.capitalize()}: {what}, started from {start} weights."
+def _network_line(network: str, training: Training | None, base: Pack, taken: bool) -> str:
+    said = []
+    if training is not None:
+        if isinstance(training.recipe, SegmenterRecipe):
+            said.append("UNet with an EfficientNet-b0 encoder (segmentation-models-pytorch), one grey channel")
+        else:
+            said.append(f"{training.recipe.variant} on torchvision {training.recipe.backbone}, one branch a plane")
+        said.append(f"started from {STARTS.get(training.record['data'].get('start'), RANDOM)} weights")
+    if taken:
+        said.append(f"as in the pack {base.manifest.name} {base.manifest.version} ({base.sha256[:12]})")
+    return f"- {network.capitalize()}: {', '.join(said)}."
 
 
-def _data_line(network: str, trained: Trained) -> str:
+def _data_line(network: str, training: Training) -> str:
     sets = (
-        f"{data} ({', '.join(f'{count} {part}' for part, count in parts.items())})"
-        for data, parts in trained.data_sets().items()
+        f"{data} ({', '.join(f'{uses[part]} {part}' for part in sorted(uses, key=_order))})"
+        for data, uses in sorted(training.data_sets().items())
     )
     return f"- {network.capitalize()}, patients or volumes by use: {'; '.join(sets) or 'not recorded'}."
 
 
-def _validation_line(network: str, trained: Trained) -> str:
-    scores = (f"{score.replace('_', ' ')} {value:.3f}" for score, value in trained.record["validation"].items())
+def _order(use: str) -> tuple[int, str]:
+    """Of a split's parts in the card; a manifest has them in the alphabet's order."""
+    parts = (TRAIN, VALIDATION, TEST)
+    return (parts.index(use) if use in parts else len(parts), use)
+
+
+def _validation_line(network: str, training: Training) -> str:
+    scores = (f"{score.replace('_', ' ')} {value:.3f}" for score, value in training.record["validation"].items())
     return f"- {network.capitalize()}: {', '.join(scores) or 'not measured'}."

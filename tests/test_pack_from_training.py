@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -22,8 +23,8 @@ from scanside.cli import app
 from scanside.engine.predictor import Predictor
 from scanside.models import FusionClassifier, Segmenter
 from scanside.models.weights import save_half
-from scanside.pack import Pack, golden_cases, load_pack
-from scanside.pack_from_training import Trained, find_trained, model_card, pack_from_training
+from scanside.pack import Pack, add_certificates, golden_cases, load_pack
+from scanside.pack_from_training import Training, find_trained, model_card, pack_from_training
 from scanside.training.checkpoint import save_weights
 from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe, SgdRecipe, ViewsRecipe
 from scanside.training.views import ViewedLesion, ViewsSplit, ViewsTask
@@ -114,7 +115,7 @@ def test_the_manifest_and_the_card_say_how_they_were_trained(made: Pack, run_fol
     assert provenance["base"]["networks"] == []
     assert [licence.licence for licence in made.manifest.licences] == ["CC0", "MIT-style, with citation"]
     card = made.card() or ""
-    assert "Segmenter, patients or volumes by use: phantom (2 train, 1 validation); BUS-BRA (1 test)." in card
+    assert "Segmenter, patients or volumes by use: BUS-BRA (1 test); phantom (2 train, 1 validation)." in card
     assert "Classifier: fusion2 on torchvision pebble, one branch a plane, started from random weights." in card
     assert "auc jittered 0.875" in card
     assert "No patient's ABVS volume was seen in training." in card
@@ -332,6 +333,28 @@ def test_where_no_trained_network_is(tmp_path: Path, files: tuple[str, ...], nam
     refused(result, 4, words, tmp_path / "here")
 
 
+def test_the_card_tells_of_what_was_taken_as_the_base_pack_did(run_folder: Path, made: Pack, tmp_path: Path) -> None:
+    again = load_pack(pack_from_training(run_folder / "classifier.safetensors", tmp_path / "pack", base=made.path))
+    before, card = made.card() or "", again.card() or ""
+    (network,) = (line for line in before.splitlines() if line.startswith("- Segmenter: UNet"))
+    assert f"{network[:-1]}, as in the pack mine 1 ({made.sha256[:12]})." in card
+    told = [line for line in before.splitlines() if line.startswith("- Segmenter") and line != network]
+    assert len(told) == 2  # data and validation
+    assert all(line in card for line in told)
+    assert "No patient's ABVS volume was seen in training." in card
+
+
+def test_certificates_stay_with_the_network_that_they_name(run_folder: Path, made: Pack, tmp_path: Path) -> None:
+    """The shipped pack's certificates as an example of some, of both networks."""
+    base = tmp_path / "base"
+    shutil.copytree(made.path, base)
+    certificates = load_pack().manifest.certificates
+    add_certificates(load_pack(base), certificates)
+    again = load_pack(pack_from_training(run_folder / "classifier.safetensors", tmp_path / "pack", base=base))
+    assert again.manifest.certificates == tuple(c for c in certificates if c.network == "segmenter")
+    assert again.manifest.certificates
+
+
 def test_what_is_no_pack_is_not_replaced_and_a_pack_is(run_folder: Path, made: Pack, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     result = run("export", run_folder, "--out", tmp_path, "-q")
@@ -379,9 +402,9 @@ def test_a_full_disk_leaves_nothing(
 def test_the_card_counts_who_trained_a_start(tiny_pack: Path) -> None:
     data = {"data_sets": {"phantom": {"train": ["1"]}}, "start": "trained segmenter"}
     data |= {"start_files": {"segmenter": "0"}, "start_seen": {"BUS-BRA": ["7", "8"], "TDSC": ["1"]}}
-    trained = Trained(Path("segmenter.safetensors"), record_of(SEGMENTER, data, dice_coronal=0.5), SEGMENTER)
-    both = {"segmenter": trained, "classifier": trained}
-    card = model_card("mine", "1", both, load_pack(tiny_pack), [])
+    training = Training(record_of(SEGMENTER, data, dice_coronal=0.5), SEGMENTER)
+    both = {"segmenter": training, "classifier": training}
+    card = model_card("mine", "1", both, load_pack(tiny_pack), [], [])
     assert "one grey channel, started from another training's weights." in card
-    assert "phantom (1 train); BUS-BRA (2 train of the start alone); TDSC (1 train of the start alone)." in card
+    assert "BUS-BRA (2 train of the start alone); TDSC (1 train of the start alone); phantom (1 train)." in card
     assert "No patient's" not in card

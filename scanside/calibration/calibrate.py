@@ -40,7 +40,11 @@ Stages = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to calibrate. `keep` names blocks of each network (see `blocks_of`) that stay in higher precision."""
+    """How to calibrate.
+
+    `keep` names blocks of each network (see `blocks_of`) that stay in higher precision. The ranges of a network whose
+    file lies in the folder `ranges` are taken as they are.
+    """
 
     method: Mapping[str, str] = field(default_factory=lambda: {"segmenter": "mse", "classifier": "entropy"})
     amount: Amount = field(default_factory=Amount)
@@ -97,7 +101,8 @@ def calibrate(
     """Write to `out` the pack with 8-bit activations, its ranges and selection. It appears whole or not at all.
 
     What was cut and counted is kept beside `out` until the pack is written: a killed run, started again with the same
-    pack, data and settings, goes on where it was. With `settings.ranges` the ranges are read, not observed.
+    pack, data and settings, goes on where it was. Certificates of the pack hold where calibration gives the very graph
+    that they name.
 
     Raises
     ------
@@ -114,6 +119,9 @@ def calibrate(
     require_room(out)
     for network in NETWORKS:  # what cannot be calibrated is refused before any exam is opened
         _kept_operations(load_graph(pack.graph_bytes(network), network), network, settings.keep.get(network, ()))
+    if settings.ranges is not None and not any(_given(settings, network) for network in NETWORKS):
+        expected = " or ".join(map(ranges_file, NETWORKS))
+        raise CalibrationError("no ranges to take", where=settings.ranges, expected=expected, remedy="check --ranges")
     say = stages or (lambda stage, done, total: None)
     data = prepare(
         sources,
@@ -153,8 +161,8 @@ def _calibrate_network(
         )
     batches = network_batches(pack.manifest, network, data)
     graph_sha, selection_sha = (hashlib.sha256(b).hexdigest() for b in (fp32, data.selection.to_json()))
-    if settings.ranges is not None:
-        ranges = read_ranges(settings.ranges / ranges_file(network), network=network, graph_sha256=graph_sha)
+    if given := _given(settings, network):
+        ranges = read_ranges(given, network=network, graph_sha256=graph_sha)
     else:
         histograms = observe(
             model,
@@ -187,6 +195,12 @@ def _calibrate_network(
     say(f"compare {network}", 2, 2)
     result = NetworkResult(network, placement, ranges, check, half.check, half.keep)
     return result, int8, DerivedGraph(network, "fp16", half.sha256, half.keep)
+
+
+def _given(settings: Settings, network: str) -> Path | None:
+    """The file of this network's ranges, where they are given."""
+    file = None if settings.ranges is None else settings.ranges / ranges_file(network)
+    return file if file is not None and file.exists() else None
 
 
 def _kept_operations(model: onnx.ModelProto, network: str, blocks: Collection[str]) -> list[str]:
@@ -236,7 +250,7 @@ def _manifest(
         checks += [result.int8, result.fp16]
     calibration: dict[str, Any] = {
         "from_pack": pack.sha256,
-        "method": "ranges given" if settings.ranges is not None else dict(settings.method),
+        "method": {n: "ranges given" if _given(settings, n) else settings.method[n] for n in NETWORKS},
         "amount": asdict(settings.amount),
         "sections": len(data.selection.sections),
         "triplets": len(data.selection.triplets),
@@ -244,14 +258,14 @@ def _manifest(
         "ranges": [ranges_file(result.network) for result in results],
         "kept_in_16_bit": {r.network: sorted(settings.keep.get(r.network, ())) for r in results},
     }
+    same = {(graph.network, graph.sha256) for graph in derived}
     return replace(
         before,
         version=before.version if before.version.endswith("+int8") else f"{before.version}+int8",
         precisions=tuple(dict.fromkeys((*before.precisions, "fp16", "int8"))),
         checks=tuple(checks),
         provenance={**before.provenance, "calibration": calibration},
-        # FP32 and bf16 run the very graphs they ran before, so their certificates hold.
-        certificates=tuple(c for c in before.certificates if c.precision in ("fp32", "bf16")),
+        certificates=tuple(c for c in before.certificates if (c.network, c.graph_sha256) in same),
         derived=tuple(derived),
         files=file_records(contents),
     )

@@ -86,7 +86,6 @@ def create_pack(
     provenance: Mapping[str, Any],
     licences: Sequence[Licence],
     parameters: PackParameters | None = None,
-    certificates: Sequence[Certificate] = (),
     card: str | None = None,
 ) -> Path:
     """Export both networks into a pack at `out` and return its folder. An earlier pack there is replaced.
@@ -94,7 +93,8 @@ def create_pack(
     Parameters
     ----------
     segmenter, classifier : network or Pack
-        What is exported; of a pack, its network is taken as it is: the FP32 graph byte for byte, and its golden cases.
+        What is exported; of a pack, its network is taken as it is: the FP32 graph byte for byte, its golden cases, and
+        its certificates (those of a calibrated graph hold again once calibration makes that graph again).
     sections : sequence of uint8 arrays
         Golden inputs of the segmenter, each [N, 1, H, W] with H and W multiples of 32; every array becomes a file.
     triplets : sequence of mappings
@@ -142,7 +142,7 @@ def create_pack(
         provenance=provenance,
         licences=tuple(licences),
         files=file_records(contents),
-        certificates=tuple(certificates),
+        certificates=tuple(certificate for part in parts for certificate in part.certificates),
         card=None if card is None else "MODEL_CARD.md",
         extra=parameters.extra,
     )
@@ -157,6 +157,7 @@ class _Part:
     files: Mapping[str, bytes]
     golden: Sequence[GoldenSpec]
     checks: Sequence[ExportCheck]
+    certificates: Sequence[Certificate] = ()
 
 
 def _taken(network: str, pack: Pack) -> _Part:
@@ -170,7 +171,8 @@ def _taken(network: str, pack: Pack) -> _Part:
         files[file] = pack.file_bytes(case.file)
         golden.append(replace(case, file=file))
     checks = [c for c in manifest.checks if c.network == network and not c.compared.startswith("INT8")]
-    return _Part(replace(spec, graph=f"{network}.onnx"), files, golden, checks)
+    certificates = [c for c in manifest.certificates if c.network == network]
+    return _Part(replace(spec, graph=f"{network}.onnx"), files, golden, checks, certificates)
 
 
 def _exported(

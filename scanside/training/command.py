@@ -11,11 +11,10 @@ from pathlib import Path
 from scanside.errors import ScansideError, UsageError
 
 _ORDER = """\
-`scanside cohort` makes cohorts, `scanside train` trains and `scanside export` makes packs; `default` runs everything.
+`scanside cohort` makes cohorts, `scanside train` trains and `scanside export` makes packs.
 
   python -m scanside.training reference RUN/classifier.safetensors --out weights
   python -m scanside.training busbra --busbra BUSBRA --weights RUN/segmenter.safetensors --out RUN
-  python -m scanside.training default --busbra BUSBRA --imagenet WEIGHTS --out RUN
 """
 
 
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m scanside.training",
-        description="Keep or measure trained weights, or make the default pack from nothing.",
+        description="Keep or measure trained weights.",
         epilog=_ORDER,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -52,29 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     reference.add_argument("weights", type=Path, help=".safetensors that a training left")
     reference.add_argument("--out", type=Path, required=True)
     reference.set_defaults(run=_reference)
-
-    default = verbs.add_parser("default", help="everything: cohort, both networks, and the pack")
-    default.add_argument("--busbra", type=Path, required=True)
-    default.add_argument("--imagenet", type=Path)
-    default.add_argument("--out", type=Path, required=True)
-    default.add_argument("--seed", type=int, default=0)
-    default.add_argument("--seeds", type=_seeds, default=range(1000, 1096), metavar="FIRST:LAST")
-    default.add_argument("--lesions", type=_pair, default=(2, 9), metavar="FEWEST:MOST")
-    default.add_argument("--workers", type=int, default=2)
-    default.set_defaults(run=_default)
     return parser
-
-
-def _seeds(text: str) -> range:
-    first, last = _pair(text)
-    return range(first, last)
-
-
-def _pair(text: str) -> tuple[int, int]:
-    first, colon, last = text.partition(":")
-    if not (colon and first.isdigit() and last.isdigit() and int(first) <= int(last)):
-        raise argparse.ArgumentTypeError(f"expected two numbers, FIRST:LAST, found {text}")
-    return int(first), int(last)
 
 
 def _say(text: str) -> None:
@@ -112,22 +89,3 @@ def _reference(options: argparse.Namespace) -> None:
     for file in save_half(tensors, kept):
         _say(str(file))
     write_json(kept.with_suffix(".json"), record)
-
-
-def _default(options: argparse.Namespace) -> None:
-    from scanside.training.default import train_default
-    from scanside.training.process import denormals_flushed
-
-    if not options.seeds:
-        raise UsageError("no seeds", expected="FIRST:LAST with LAST above FIRST")
-    with denormals_flushed():
-        pack = train_default(
-            options.out,
-            busbra=options.busbra,
-            imagenet=options.imagenet,
-            seed=options.seed,
-            phantom_seeds=options.seeds,
-            lesions=options.lesions,
-            workers=options.workers,
-        )
-    _say(str(pack))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -45,15 +45,19 @@ def training_record(weights: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError("the record cannot be read", where=file, found=str(error).splitlines()[0]) from None
-    parts = [record.get(key) if isinstance(record, dict) else None for key in ("recipe", "data", "validation")]
-    if not all(isinstance(part, dict) for part in parts):
+    if not is_training_record(record):
         raise CheckpointError(
             "the record is of no training of this package",
             where=file,
             expected="objects named recipe, data and validation",
             remedy=OTHERS,
         )
-    return record  # type: ignore[no-any-return]
+    return record
+
+
+def is_training_record(content: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether parsed JSON has the parts of a training's record."""
+    return isinstance(content, dict) and all(isinstance(content.get(k), dict) for k in ("recipe", "data", "validation"))
 
 
 def require_start(weights: Path, starts: Sequence[str | Path], *, imagenet: bool = False) -> None:

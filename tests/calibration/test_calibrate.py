@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from scanside.cli import app
 from scanside.errors import CalibrationError, OutputError, PackError, UsageError
 from scanside.exam.geometry import Box
 from scanside.exam.volume import Volume
-from scanside.pack import load_pack
+from scanside.pack import add_certificates, load_pack
 
 SHAPE = (40, 60, 80)
 SMALL = Settings(amount=Amount(sections=9, triplets=6))
@@ -85,11 +87,54 @@ def test_reviewed_ranges_are_taken_as_they_are(toy_pack: Path, calibrated: Path,
     settings = Settings(amount=SMALL.amount, ranges=tmp_path)
     made = calibrate(load_pack(toy_pack), [Blob()], tmp_path / "pack", settings)
     assert made.networks[0].ranges.tensors[0].amax == 12.7
+    method = load_pack(made.pack).manifest.provenance["calibration"]["method"]
+    assert method == {"segmenter": "ranges given", "classifier": "ranges given"}
     file = tmp_path / ranges_file("classifier")
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(CalibrationError, match=r"classifier.ranges.json: broken JSON"):
         calibrate(load_pack(toy_pack), [Blob()], tmp_path / "other", settings)
     assert not (tmp_path / "other").exists()
+
+
+def test_ranges_of_one_network_are_taken_and_the_other_s_observed(
+    toy_pack: Path, calibrated: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ranges"
+    folder.mkdir()
+    shutil.copy(calibrated / ranges_file("segmenter"), folder)
+    settings = Settings(amount=Amount(sections=5, triplets=6, seed=1), ranges=folder)
+    made = load_pack(calibrate(load_pack(toy_pack), [Blob()], tmp_path / "pack", settings).pack)
+    before = load_pack(calibrated)
+    assert made.graph_bytes("segmenter") == before.graph_bytes("segmenter")
+    assert made.file_bytes(ranges_file("segmenter")) == before.file_bytes(ranges_file("segmenter"))
+    assert made.graph_bytes("classifier") != before.graph_bytes("classifier")
+    method = made.manifest.provenance["calibration"]["method"]
+    assert method == {"segmenter": "ranges given", "classifier": "entropy"}
+
+
+def test_a_folder_without_ranges_is_refused_before_anything_is_opened(toy_pack: Path, tmp_path: Path) -> None:
+    source = Blob()
+    with pytest.raises(CalibrationError, match=r"no ranges to take.*segmenter.ranges.json or classifier.ranges.json"):
+        calibrate(load_pack(toy_pack), [source], tmp_path / "pack", Settings(amount=SMALL.amount, ranges=tmp_path))
+    assert (source.loaded, list(tmp_path.iterdir())) == (0, [])
+
+
+def test_certificates_hold_for_the_graphs_that_calibration_makes_again(calibrated: Path, tmp_path: Path) -> None:
+    pack = tmp_path / "pack"
+    shutil.copytree(calibrated, pack)
+    manifest = load_pack(pack).manifest
+    ours = {(d.network, d.precision): d.sha256 for d in manifest.derived}
+    shipped = [c for c in load_pack().manifest.certificates if c.precision in ("bf16", "int8")]
+    assert len(shipped) >= 2
+    add_certificates(
+        load_pack(pack),
+        [replace(c, graph_sha256=ours[c.network, c.precision]) for c in shipped],
+    )
+    again = load_pack(calibrate(load_pack(pack), [Blob()], tmp_path / "again", SMALL).pack)
+    assert len(again.manifest.certificates) == len(shipped)
+    other = Settings(amount=Amount(sections=5, triplets=4, seed=1))  # other ranges, so other 8-bit graphs
+    again = load_pack(calibrate(load_pack(pack), [Blob()], tmp_path / "other", other).pack)
+    assert {c.precision for c in again.manifest.certificates} == {"bf16"}
 
 
 def test_a_killed_calibration_goes_on(toy_pack: Path, tmp_path: Path) -> None:

@@ -4,13 +4,12 @@ import json
 
 import pytest
 
-from scanside.training import default as default_module
 from scanside.training import evaluate_busbra as evaluation
 from scanside.training.command import main
 from scanside.training.evaluate_busbra import BusbraDice
 
 
-@pytest.mark.parametrize("verb", ["busbra", "default"])
+@pytest.mark.parametrize("verb", ["busbra", "reference"])
 def test_help(verb, capsys):
     with pytest.raises(SystemExit) as caught:
         main([verb, "--help"])
@@ -18,29 +17,14 @@ def test_help(verb, capsys):
     assert "--out" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("seeds", ["5", "9:3", "a:b", "1:-2"])
-def test_bad_ranges_are_usage_errors(seeds, tmp_path, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["default", "--busbra", "b", "--out", str(tmp_path), "--seeds", seeds])
-    assert caught.value.code == 2
-    assert "FIRST:LAST" in capsys.readouterr().err
-
-
-def test_default_passes_its_options_on(tmp_path, monkeypatch, capsys):
-    asked = {}
-    monkeypatch.setattr(default_module, "train_default", lambda out, **options: asked.update(options) or out / "pack")
-    main(["default", "--busbra", "b", "--out", str(tmp_path), "--seeds", "3:5", "--lesions", "1:4", "--workers", "1"])
-    assert (list(asked["phantom_seeds"]), asked["lesions"], asked["workers"]) == ([3, 4], (1, 4), 1)
-    assert str(tmp_path / "pack") in capsys.readouterr().out
-
-
 def test_an_error_is_one_message_and_its_exit_code(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["default", "--busbra", str(tmp_path), "--out", str(tmp_path), "--seeds", "3:3"])
-    assert caught.value.code == 2
+        main(["reference", str(tmp_path / "classifier.safetensors"), "--out", str(tmp_path / "weights")])
+    assert caught.value.code == 3
     err = capsys.readouterr().err
-    assert "no seeds" in err
+    assert "no record beside the weights" in err
     assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_busbra_says_mean_and_median(tmp_path, monkeypatch, capsys):
