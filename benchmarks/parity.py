@@ -65,10 +65,11 @@ def make_table(
     settings = Settings(against="pytorch", precisions=PRECISIONS, sections=sections)
     rows: list[dict[str, Any]] = []
     judged: dict[str, Any] = {}
-    for one in judgings(load_pack(pack), cohort, busbra, view, two_views, work):
+    shipped = load_pack(pack)
+    for one in judgings(shipped, cohort, busbra, view, two_views, work):
         for network in one.networks:
             print(f"{one.name}: {network}", flush=True)
-            weights = reference if network == "segmenter" else None  # each pack here has a classifier of its own
+            weights = reference if one.pack is shipped else None
             how = replace(settings, networks=(network,), reference=weights)
             half = HalfNetwork(one.pack, network)
             parity = judge(one.pack, [one.cases], how, work / "answers", besides=[half])
@@ -223,7 +224,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--busbra", type=Path, default=None, help="folder of BUS-BRA")
     parser.add_argument("--view", type=Path, default=None, help="calibrated pack of one view, fold 1 unseen")
     parser.add_argument("--two-views", type=Path, default=None, help="calibrated pack of fusion1, fold 1 unseen")
-    parser.add_argument("--reference", type=Path, default=Path("weights"), help="folder of the segmenter's weights")
+    parser.add_argument("--reference", type=Path, default=Path("weights"), help="folder of the pack's weights")
     parser.add_argument("--sections", type=int, default=8, help="most sections a plane of a case")
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps the answers")
 

@@ -23,7 +23,7 @@ from scanside.cli import app
 from scanside.engine.predictor import Predictor
 from scanside.models import FusionClassifier, Segmenter
 from scanside.models.weights import save_half
-from scanside.pack import Pack, add_certificates, golden_cases, load_pack
+from scanside.pack import AucParity, Pack, add_certificates, golden_cases, load_pack
 from scanside.pack_from_training import Training, find_trained, model_card, pack_from_training
 from scanside.training.checkpoint import save_weights
 from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe, SgdRecipe, ViewsRecipe
@@ -345,14 +345,14 @@ def test_the_card_tells_of_what_was_taken_as_the_base_pack_did(run_folder: Path,
 
 
 def test_certificates_stay_with_the_network_that_they_name(run_folder: Path, made: Pack, tmp_path: Path) -> None:
-    """The shipped pack's certificates as an example of some, of both networks."""
     base = tmp_path / "base"
     shutil.copytree(made.path, base)
-    certificates = load_pack().manifest.certificates
-    add_certificates(load_pack(base), certificates)
+    of_segmenter = next(c for c in load_pack().manifest.certificates if c.network == "segmenter")  # as an example
+    auc = AucParity(0.9, 0.9, 0.0, (-0.001, 0.001), (-0.001, 0.001))
+    of_classifier = replace(of_segmenter, network="classifier", auc=auc, masks=None)
+    add_certificates(load_pack(base), [of_segmenter, of_classifier])
     again = load_pack(pack_from_training(run_folder / "classifier.safetensors", tmp_path / "pack", base=base))
-    assert again.manifest.certificates == tuple(c for c in certificates if c.network == "segmenter")
-    assert again.manifest.certificates
+    assert again.manifest.certificates == (of_segmenter,)
 
 
 def test_what_is_no_pack_is_not_replaced_and_a_pack_is(run_folder: Path, made: Pack, tmp_path: Path) -> None:

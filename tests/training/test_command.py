@@ -20,7 +20,7 @@ def test_help(verb, capsys):
 def test_an_error_is_one_message_and_its_exit_code(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["reference", str(tmp_path / "classifier.safetensors"), "--out", str(tmp_path / "weights")])
-    assert caught.value.code == 3
+    assert caught.value.code == 4
     err = capsys.readouterr().err
     assert "no record beside the weights" in err
     assert "Traceback" not in err
