@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,9 @@ STARTS = {
     "trained classifier": "another training's",
 }
 """How the card calls the weights that a training started from; else they were random."""
+
+
+OF_BASE = " of the base pack"
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,9 @@ def pack_from_training(
     sections, triplets = golden_sections(phantoms[0], parameters), golden_triplets(phantoms, parameters)
     finished("phantom")
     taken = [network for network in NETWORKS if network not in trained]
-    known = {**{network: own for network in taken if (own := _training_in(given, network))}, **trained}
-    licences = _licences(licence, trained.values(), given if taken else None)
+    found = {network: trained.get(network) or _training_in(given, network) for network in NETWORKS}
+    trainings = {network: training for network, training in found.items() if training is not None}
+    licences = _licences(licence, trainings.values(), given if taken else None)
     made = create_pack(
         out,
         segmenter=models.get("segmenter", given),  # type: ignore[arg-type]
@@ -163,7 +167,7 @@ def pack_from_training(
         provenance=_provenance(trained, given, taken),
         licences=licences,
         parameters=parameters,
-        card=model_card(name, version, known, given, taken, licences),
+        card=model_card(name, version, trainings, given, taken, licences),
     )
     finished("export")
     return made
@@ -220,9 +224,11 @@ def _training_in(base: Pack, network: str) -> Training | None:
     if not is_training_record(record):
         return None
     try:
-        return Training(record, _recipe_in(record))
-    except UsageError:
+        training = Training(record, _recipe_in(record))
+        _data_line(network, training), _validation_line(network, training)
+    except (UsageError, AttributeError, TypeError, ValueError):  # a pack's provenance is free JSON
         return None
+    return training if training.network == network else None
 
 
 def _recipe_in(record: Mapping[str, Any]) -> SegmenterRecipe | SgdRecipe:
@@ -289,7 +295,7 @@ def _provenance(trained: Mapping[str, Trained], base: Pack, taken: Sequence[str]
             "sha256": base.sha256,
             "networks": list(taken),
         },
-        "golden": GOLDEN,
+        "golden": dict.fromkeys(trained, GOLDEN),
         **{network: one.record for network, one in trained.items()},
         **{network: before[network] for network in taken if network in before},
     }
@@ -301,7 +307,7 @@ def _licences(licence: str, trained: Any, base: Pack | None) -> list[Licence]:
         licences.append(BUSBRA_LICENCE)
     if base is not None:
         theirs = (
-            Licence(f"{own.covers} of the base pack", own.licence, own.citation)
+            replace(own, covers=own.covers.removesuffix(OF_BASE) + OF_BASE)
             for own in base.manifest.licences
             if own not in licences
         )
@@ -319,16 +325,18 @@ def model_card(
 ) -> str:
     """The pack's card (Markdown), from the trainings' records; `taken` names the networks that are the base pack's."""
     text = resources.files("scanside.training").joinpath("card.md").read_text(encoding="utf-8")
-    seen = {data for one in trainings.values() for data in one.data_sets()}
-    none_seen = len(trainings) == len(NETWORKS) and seen <= NO_PATIENTS_VOLUMES
-    told = {network: trainings[network] for network in NETWORKS if network in trainings}
+    seen = [one.data_sets() for one in trainings.values()]
+    told = len(seen) == len(NETWORKS) and all(seen)
+    none_seen = told and all(sets.keys() <= NO_PATIENTS_VOLUMES for sets in seen)
     return text.format(
         name=name,
         version=version,
         seen=" No patient's ABVS volume was seen in training." if none_seen else "",
-        networks="\n".join(_network_line(network, told.get(network), base, network in taken) for network in NETWORKS),
-        data="\n".join(_data_line(network, one) for network, one in told.items()),
-        reached="\n".join(_validation_line(network, one) for network, one in told.items()),
+        networks="\n".join(
+            _network_line(network, trainings.get(network), base if network in taken else None) for network in NETWORKS
+        ),
+        data="\n".join(_data_line(network, one) for network, one in trainings.items()),
+        reached="\n".join(_validation_line(network, one) for network, one in trainings.items()),
         licences="\n".join(
             f"- {own.covers[0].upper()}{own.covers[1:]}: {own.licence}." + (f" {own.citation}." if own.citation else "")
             for own in licences
@@ -336,15 +344,19 @@ def model_card(
     )
 
 
-def _network_line(network: str, training: Training | None, base: Pack, taken: bool) -> str:
+def _network_line(network: str, training: Training | None, base: Pack | None) -> str:
+    """What a network is, and from which pack it is if it was taken."""
     said = []
     if training is not None:
         if isinstance(training.recipe, SegmenterRecipe):
             said.append("UNet with an EfficientNet-b0 encoder (segmentation-models-pytorch), one grey channel")
         else:
             said.append(f"{training.recipe.variant} on torchvision {training.recipe.backbone}, one branch a plane")
-        said.append(f"started from {STARTS.get(training.record['data'].get('start'), RANDOM)} weights")
-    if taken:
+        data = training.record["data"]
+        said.append(f"started from {STARTS.get(data.get('start'), RANDOM)} weights")
+        if "first_start" in data:
+            said.append(f"which began from {STARTS.get(data['first_start'], RANDOM)} ones")
+    if base is not None:
         said.append(f"as in the pack {base.manifest.name} {base.manifest.version} ({base.sha256[:12]})")
     return f"- {network.capitalize()}: {', '.join(said)}."
 

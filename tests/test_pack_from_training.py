@@ -23,11 +23,12 @@ from scanside.cli import app
 from scanside.engine.predictor import Predictor
 from scanside.models import FusionClassifier, Segmenter
 from scanside.models.weights import save_half
-from scanside.pack import AucParity, Pack, add_certificates, golden_cases, load_pack
+from scanside.pack import Pack, golden_cases, info_rows, load_pack, write_pack
 from scanside.pack_from_training import Training, find_trained, model_card, pack_from_training
 from scanside.training.checkpoint import save_weights
 from scanside.training.recipe import ClassifierRecipe, SegmenterRecipe, SgdRecipe, ViewsRecipe
 from scanside.training.views import ViewedLesion, ViewsSplit, ViewsTask
+from tests.calibration.test_calibrate import certify
 
 SIZE = 48
 SEGMENTER = SegmenterRecipe(steps=1)
@@ -344,15 +345,60 @@ def test_the_card_tells_of_what_was_taken_as_the_base_pack_did(run_folder: Path,
     assert "No patient's ABVS volume was seen in training." in card
 
 
-def test_certificates_stay_with_the_network_that_they_name(run_folder: Path, made: Pack, tmp_path: Path) -> None:
+def test_a_network_of_a_calibrated_base_keeps_its_8_bits_and_certificates(run_folder: Path, tmp_path: Path) -> None:
+    """The way the shipped pack went: one network new, the other with the ranges that it had."""
+    base, made, out, ranges = (tmp_path / name for name in ("base", "made", "out", "ranges"))
+    phantom = ("--data", "phantom:3:4:64x96x128", "-q")
+    pack_from_training(run_folder, made, base=None)
+    assert run("calibrate", made, "--out", base, *phantom).exit_code == 0
+    certificates = certify(base)
+    pack_from_training(run_folder / "classifier.safetensors", made, base=base)
+    kept = tuple(c for c in certificates if c.network == "segmenter")
+    assert load_pack(made).manifest.certificates == kept
+    assert not any("int8" in label for label, _ in info_rows(load_pack(made)))  # not before it is calibrated again
+    ranges.mkdir()
+    shutil.copy(base / "segmenter.ranges.json", ranges)
+    result = run("calibrate", made, "--out", out, "--ranges", ranges, "--data", "phantom:4:5:64x96x128", "-q")
+    assert "certificates kept: segmenter fp16, segmenter bf16, segmenter int8" in result.output
+    manifest = load_pack(out).manifest
+    assert manifest.certificates == kept
+    assert {c.precision for c in kept} == {"bf16", "fp16", "int8"}
+    assert manifest.provenance["calibration"]["method"] == {"segmenter": "ranges given", "classifier": "entropy"}
+    assert manifest.provenance["golden"].keys() == {"classifier"}
+
+
+def test_what_a_base_pack_says_of_its_base_is_not_said_twice(run_folder: Path, tiny_pack: Path, tmp_path: Path) -> None:
+    licences = set()
+    for base in (tiny_pack, tmp_path / "pack"):
+        made = pack_from_training(run_folder / "classifier.safetensors", tmp_path / "pack", base=base, licence="CC0")
+        licences.add(tuple(load_pack(made).manifest.licences))
+    assert len(licences) == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"data": {"data_sets": ["phantom"]}},
+        {"data": {"busbra": 3}},
+        {"validation": {"dice": None}},
+        {"recipe": {"seed": 0, "strange": 1}},
+        {"recipe": {"variant": "fusion2"}},
+    ],
+)
+def test_a_base_may_say_anything(run_folder: Path, made: Pack, tmp_path: Path, said: dict[str, Any]) -> None:
+    record = made.manifest.provenance["segmenter"] | said
     base = tmp_path / "base"
-    shutil.copytree(made.path, base)
-    of_segmenter = next(c for c in load_pack().manifest.certificates if c.network == "segmenter")  # as an example
-    auc = AucParity(0.9, 0.9, 0.0, (-0.001, 0.001), (-0.001, 0.001))
-    of_classifier = replace(of_segmenter, network="classifier", auc=auc, masks=None)
-    add_certificates(load_pack(base), [of_segmenter, of_classifier])
+    contents = {name: made.file_bytes(name) for name in made.manifest.files}
+    write_pack(base, contents, replace(made.manifest, provenance={"segmenter": record}))
     again = load_pack(pack_from_training(run_folder / "classifier.safetensors", tmp_path / "pack", base=base))
-    assert again.manifest.certificates == (of_segmenter,)
+    assert f"- Segmenter: as in the pack mine 1 ({load_pack(base).sha256[:12]})." in (again.card() or "")
+
+
+def test_no_claim_of_what_is_not_recorded(tiny_pack: Path) -> None:
+    both = {network: Training(record_of(SEGMENTER, {}), SEGMENTER) for network in ("segmenter", "classifier")}
+    card = model_card("mine", "1", both, load_pack(tiny_pack), [], [])
+    assert "volumes by use: not recorded." in card
+    assert "No patient's" not in card
 
 
 def test_what_is_no_pack_is_not_replaced_and_a_pack_is(run_folder: Path, made: Pack, tmp_path: Path) -> None:
@@ -400,11 +446,11 @@ def test_a_full_disk_leaves_nothing(
 
 
 def test_the_card_counts_who_trained_a_start(tiny_pack: Path) -> None:
-    data = {"data_sets": {"phantom": {"train": ["1"]}}, "start": "trained segmenter"}
+    data = {"data_sets": {"phantom": {"train": ["1"]}}, "start": "trained segmenter", "first_start": "imagenet"}
     data |= {"start_files": {"segmenter": "0"}, "start_seen": {"BUS-BRA": ["7", "8"], "TDSC": ["1"]}}
     training = Training(record_of(SEGMENTER, data, dice_coronal=0.5), SEGMENTER)
     both = {"segmenter": training, "classifier": training}
     card = model_card("mine", "1", both, load_pack(tiny_pack), [], [])
-    assert "one grey channel, started from another training's weights." in card
+    assert "one grey channel, started from another training's weights, which began from ImageNet ones." in card
     assert "BUS-BRA (2 train of the start alone); TDSC (1 train of the start alone); phantom (1 train)." in card
     assert "No patient's" not in card

@@ -24,7 +24,7 @@ from scanside.calibration.observe import Batch, observe, run_batch, session
 from scanside.calibration.placement import Placement, plan_placement, scales_of, with_pairs
 from scanside.calibration.ranges import SCHEMA, Ranges, estimate, read_ranges
 from scanside.errors import CalibrationError, OutputError, UsageError
-from scanside.pack import DerivedGraph, ExportCheck, Manifest, Pack, file_records, write_pack
+from scanside.pack import Certificate, DerivedGraph, ExportCheck, Manifest, Pack, file_records, write_pack
 from scanside.pack.derive import derived_graph
 from scanside.pack.manifest import NETWORKS
 from scanside.pack.write import refuse_foreign
@@ -61,11 +61,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class NetworkResult:
-    """One network calibrated: where it rounds, its ranges, and how INT8 and FP16 answer against FP32."""
+    """One network calibrated: where it rounds, its ranges and by what method, and how INT8 and FP16 answer."""
 
     network: str
     placement: Placement
     ranges: Ranges
+    method: str
+    """One of `METHODS`, or "ranges given"."""
     int8: ExportCheck
     fp16: ExportCheck
     kept_in_fp32: tuple[str, ...]
@@ -73,10 +75,11 @@ class NetworkResult:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The pack that was written and what was measured on the way."""
+    """The pack that was written, what was measured on the way, and the certificates that it keeps."""
 
     pack: Path
     networks: tuple[NetworkResult, ...]
+    certificates: tuple[Certificate, ...]
 
 
 def ranges_file(network: str) -> str:
@@ -107,7 +110,7 @@ def calibrate(
     Raises
     ------
     CalibrationError
-        Data that cannot be used (see `prepare`, `observe`), ranges of another graph.
+        Data that cannot be used (see `prepare`, `observe`), no ranges where they are to be, or of another graph.
     UsageError
         A block to keep that the network does not have.
     PackError
@@ -119,9 +122,7 @@ def calibrate(
     require_room(out)
     for network in NETWORKS:  # what cannot be calibrated is refused before any exam is opened
         _kept_operations(load_graph(pack.graph_bytes(network), network), network, settings.keep.get(network, ()))
-    if settings.ranges is not None and not any(_given(settings, network) for network in NETWORKS):
-        expected = " or ".join(map(ranges_file, NETWORKS))
-        raise CalibrationError("no ranges to take", where=settings.ranges, expected=expected, remedy="check --ranges")
+    given = _given(settings.ranges)
     say = stages or (lambda stage, done, total: None)
     data = prepare(
         sources,
@@ -134,7 +135,7 @@ def calibrate(
     contents = {name: pack.file_bytes(name) for name in pack.manifest.files}
     results, derived, graphs = [], [], {}
     for network in NETWORKS:
-        result, graph, half = _calibrate_network(pack, network, data, settings, work, say)
+        result, graph, half = _calibrate_network(pack, network, data, settings, given.get(network), work, say)
         results.append(result)
         derived += _derived(network, graph, half)
         graphs[network] = graph
@@ -142,13 +143,14 @@ def calibrate(
     contents[pack.manifest.segmenter.graph] = graphs["segmenter"]
     contents[pack.manifest.classifier.graph] = graphs["classifier"]
     contents[SELECTION_FILE] = data.selection.to_json()
-    written = write_pack(out, contents, _manifest(pack, contents, results, derived, settings, data))
+    manifest = _manifest(pack, contents, results, derived, settings, data)
+    written = write_pack(out, contents, manifest)
     shutil.rmtree(work, ignore_errors=True)
-    return Calibrated(written, tuple(results))
+    return Calibrated(written, tuple(results), manifest.certificates)
 
 
 def _calibrate_network(
-    pack: Pack, network: str, data: CalibrationData, settings: Settings, work: Path, say: Stages
+    pack: Pack, network: str, data: CalibrationData, settings: Settings, given: Path | None, work: Path, say: Stages
 ) -> tuple[NetworkResult, bytes, DerivedGraph]:
     fp32 = derived_graph(pack.graph_bytes(network), "fp32", where=network)
     model = load_graph(fp32, network)
@@ -161,7 +163,7 @@ def _calibrate_network(
         )
     batches = network_batches(pack.manifest, network, data)
     graph_sha, selection_sha = (hashlib.sha256(b).hexdigest() for b in (fp32, data.selection.to_json()))
-    if given := _given(settings, network):
+    if given is not None:
         ranges = read_ranges(given, network=network, graph_sha256=graph_sha)
     else:
         histograms = observe(
@@ -193,14 +195,21 @@ def _calibrate_network(
     say(f"compare {network}", 1, 2)
     half = measure_half(network, model, spec.output, judged, threshold=threshold, threads=settings.threads)
     say(f"compare {network}", 2, 2)
-    result = NetworkResult(network, placement, ranges, check, half.check, half.keep)
+    method = "ranges given" if given is not None else settings.method[network]
+    result = NetworkResult(network, placement, ranges, method, check, half.check, half.keep)
     return result, int8, DerivedGraph(network, "fp16", half.sha256, half.keep)
 
 
-def _given(settings: Settings, network: str) -> Path | None:
-    """The file of this network's ranges, where they are given."""
-    file = None if settings.ranges is None else settings.ranges / ranges_file(network)
-    return file if file is not None and file.exists() else None
+def _given(folder: Path | None) -> dict[str, Path]:
+    """The files of the ranges that are given, by network."""
+    if folder is None:
+        return {}
+    files = {network: folder / ranges_file(network) for network in NETWORKS}
+    given = {network: file for network, file in files.items() if file.exists()}
+    if not given:
+        expected = " or ".join(file.name for file in files.values())
+        raise CalibrationError("no ranges to take", where=folder, expected=expected, remedy="check --ranges")
+    return given
 
 
 def _kept_operations(model: onnx.ModelProto, network: str, blocks: Collection[str]) -> list[str]:
@@ -250,7 +259,7 @@ def _manifest(
         checks += [result.int8, result.fp16]
     calibration: dict[str, Any] = {
         "from_pack": pack.sha256,
-        "method": {n: "ranges given" if _given(settings, n) else settings.method[n] for n in NETWORKS},
+        "method": {result.network: result.method for result in results},
         "amount": asdict(settings.amount),
         "sections": len(data.selection.sections),
         "triplets": len(data.selection.triplets),

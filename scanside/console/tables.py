@@ -365,7 +365,7 @@ def print_calibrated(made: Calibrated) -> None:
     for network in made.networks:
         total = len(network.placement.rounded) + len(network.placement.refused)
         for check, text in (
-            (network.int8, f"{len(network.placement.rounded)} of {total} operations in 8 bits"),
+            (network.int8, f"{len(network.placement.rounded)} of {total} operations in 8 bits, {network.method}"),
             (network.fp16, f"{len(network.kept_in_fp32)} nodes kept in FP32"),
         ):
             dice = "" if check.dice is None else f"{check.dice:.4f}"
@@ -374,7 +374,9 @@ def print_calibrated(made: Calibrated) -> None:
     console = _console()
     console.print(table)
     console.print(f"pack    {made.pack}", markup=False, soft_wrap=True)
-    text = "certify a precision with `scanside parity` before it runs without --allow-uncertified"
+    kept = ", ".join(f"{certificate.network} {certificate.precision}" for certificate in made.certificates)
+    console.print(f"certificates kept: {kept or 'none'}", markup=False, soft_wrap=True)
+    text = "certify any other precision with `scanside parity` before it runs without --allow-uncertified"
     console.print(text, markup=False, soft_wrap=True)
 
 

@@ -53,7 +53,11 @@ def info_rows(pack: Pack) -> list[tuple[str, str]]:
         dice = "" if check.dice is None else f", Dice {check.dice:.4f}"
         text = f"{check.compared} against {check.against}: max {check.max_error:.2g}, mean {check.mean_error:.2g}{dice}"
         rows.append((f"check, {check.network}", f"{text} ({check.items} items)"))
-    rows += [(f"certificate, {c.network} {c.precision}", certificate_text(c)) for c in manifest.certificates]
+    rows += [
+        (f"certificate, {c.network} {c.precision}", certificate_text(c))
+        for c in manifest.certificates
+        if c.precision in manifest.precisions  # of a network that a calibrated pack gave, once it is calibrated again
+    ]
     rows += [
         ("licence, " + licence.covers, licence.licence + (f"; {licence.citation}" if licence.citation else ""))
         for licence in manifest.licences

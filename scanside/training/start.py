@@ -208,6 +208,12 @@ def seen_by(starts: Sequence[TrainedStart]) -> dict[str, list[str]]:
     return {name: sorted({who for start in starts for who in start.seen.get(name, ())}) for name in names}
 
 
+def first_start(starts: Sequence[TrainedStart]) -> dict[str, str]:
+    """What the first weights were from which these came, for a record; nothing where theirs do not say it alike."""
+    said = {start.record["data"].get("first_start", start.record["data"].get("start", RANDOM)) for start in starts}
+    return {"first_start": said.pop()} if said in ({RANDOM}, {IMAGENET}) else {}
+
+
 def read_classifier_start(
     files: Sequence[str | Path], recipe: ClassifierRecipe, data_sets: Mapping[str, Mapping[str, Sequence[str]]]
 ) -> dict[str, TrainedStart]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ from scanside.cli import app
 from scanside.errors import CalibrationError, OutputError, PackError, UsageError
 from scanside.exam.geometry import Box
 from scanside.exam.volume import Volume
-from scanside.pack import add_certificates, load_pack
+from scanside.pack import Certificate, add_certificates, load_pack
+from tests.pack.test_manifest import certificate
 
 SHAPE = (40, 60, 80)
 SMALL = Settings(amount=Amount(sections=9, triplets=6))
@@ -122,19 +122,26 @@ def test_a_folder_without_ranges_is_refused_before_anything_is_opened(toy_pack: 
 def test_certificates_hold_for_the_graphs_that_calibration_makes_again(calibrated: Path, tmp_path: Path) -> None:
     pack = tmp_path / "pack"
     shutil.copytree(calibrated, pack)
-    manifest = load_pack(pack).manifest
-    ours = {(d.network, d.precision): d.sha256 for d in manifest.derived}
-    shipped = [c for c in load_pack().manifest.certificates if c.precision in ("bf16", "int8")]
-    assert len(shipped) >= 2
-    add_certificates(
-        load_pack(pack),
-        [replace(c, graph_sha256=ours[c.network, c.precision]) for c in shipped],
-    )
-    again = load_pack(calibrate(load_pack(pack), [Blob()], tmp_path / "again", SMALL).pack)
-    assert len(again.manifest.certificates) == len(shipped)
+    certificates = certify(pack)
+    assert len(certificates) == 10
+    again = calibrate(load_pack(pack), [Blob()], tmp_path / "again", SMALL)
+    assert again.certificates == load_pack(again.pack).manifest.certificates == certificates
     other = Settings(amount=Amount(sections=5, triplets=4, seed=1))  # other ranges, so other 8-bit graphs
-    again = load_pack(calibrate(load_pack(pack), [Blob()], tmp_path / "other", other).pack)
-    assert {c.precision for c in again.manifest.certificates} == {"bf16"}
+    again = calibrate(load_pack(pack), [Blob()], tmp_path / "other", other)
+    assert {(c.network, c.precision) for c in again.certificates} == {
+        (network, precision) for network in ("segmenter", "classifier") for precision in ("bf16", "fp16")
+    }
+
+
+def certify(folder: Path) -> tuple[Certificate, ...]:
+    """A certificate for every graph but FP32's that the pack's networks have."""
+    pack = load_pack(folder)
+    certificates = [
+        certificate(graph.network, precision=graph.precision.partition("-")[0], graph_sha256=graph.sha256)
+        for graph in pack.manifest.derived
+        if graph.precision != "fp32"
+    ]
+    return add_certificates(pack, certificates).manifest.certificates
 
 
 def test_a_killed_calibration_goes_on(toy_pack: Path, tmp_path: Path) -> None:

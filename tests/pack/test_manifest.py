@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 import scanside.pack
 from scanside.errors import PackError
-from scanside.pack import Manifest
+from scanside.pack import Certificate, Manifest
 from scanside.pack.manifest import pack_sha256
 
 SCHEMA = json.loads((Path(scanside.pack.__file__).parent / "manifest.schema.json").read_text(encoding="utf-8"))
@@ -50,6 +51,12 @@ MASKS = {
     "appeared": 1,
     "vanished": 2,
 }
+
+
+def certificate(network: str, **changes: object) -> Certificate:
+    """A good one of bf16."""
+    figures = {} if network == "classifier" else {"network": network, "auc": None, "masks": MASKS}
+    return replace(Certificate.from_json({**CERTIFICATE, **figures}, "certificate"), **changes)  # type: ignore[arg-type]
 
 
 @pytest.fixture

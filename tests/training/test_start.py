@@ -86,6 +86,7 @@ def test_a_classifier_starts_from_another_and_nothing_of_it_is_new(
     assert data["start"] == "trained classifier"
     assert data["start_files"] == {"classifier": hashlib.sha256(first.read_bytes()).hexdigest()}
     assert data["start_seen"] == {"phantom": sorted(_data_of(first)["data_sets"]["phantom"]["train"])}
+    assert data["first_start"] == "random"
     task = ClassifierTask(recipe, _phantoms(stub_cohort), [], None, data, start=[first])
     assert {group["scale"] for group in task.optimizer().param_groups} == {1.0}
 
@@ -248,6 +249,7 @@ def test_everybody_who_trained_a_start_or_its_starts_is_remembered(
     second = train_segmenter(SEGMENTER, [open_data(busi, tmp_path)], tmp_path / "second", start=segmenter_start)
     third = train_segmenter(SEGMENTER, [open_data(tiny_busbra, tmp_path)], tmp_path / "third", start=second)
     fourth = train_segmenter(SEGMENTER, [open_data(tiny_busbra, tmp_path)], tmp_path / "fourth", start=third)
+    assert _data_of(fourth)["first_start"] == "random"
     seen = _data_of(fourth)["start_seen"]
     trained = {"phantom": segmenter_start, "BUSI": second, "BUS-BRA": third}
     assert seen == {name: sorted(_data_of(file)["data_sets"][name]["train"]) for name, file in trained.items()}
