@@ -29,10 +29,10 @@ Made by `python -m benchmarks page` from the tables in `benchmarks/results/`; do
 phantoms. Absolute times belong to the machine named with them; ratios were taken in turns on the same cores in the
 same run, and are given with their range over the rounds.
 
-Tables of November 2026 are of the shipped pack 0.2.0, in INT8 with both networks certified. Those of 0.3.0 are the same
-layer by layer, with other weights in the classifier, which has no certificate for that processor yet: it runs there in
-FP32 until `scanside parity` has been run, and classifies the standard exam in 0.33 s in place of 0.07 s (the rooflines'
-`measured_s`).
+Tables dated November 2026 were made with the shipped pack 0.2.0. The networks of 0.3.0 are the same layer by layer, the
+segmenter also in its weights. Its classifier has no certificate for a processor with AMX yet: where these tables have
+it in bf16 or INT8, it runs in FP32 there until `scanside parity` has been run, and takes 0.33 s an exam in place of
+0.07 s (`measured_s` of the rooflines).
 """
 
 
