@@ -503,3 +503,14 @@ def test_demo_compares_the_findings_with_the_truth(run: Run, tmp_path: Path, tin
     assert "phantom" in result.stderr
     assert NOTICE in result.stdout
     assert (tmp_path / "demo" / "report" / "report.json").is_file()
+
+
+def test_demo_refuses_a_place_that_is_no_folder_before_it_begins(
+    run: Run, tiny_pack_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scanside.demo.write_phantom", lambda *_, **__: pytest.fail("a phantom"))
+    (tmp_path / "file").write_text("mine")
+    result = run("demo", "--out", tmp_path / "file", "--pack", tiny_pack_copy)
+    assert result.exit_code == 4
+    assert "is no folder" in result.stderr
+    assert (tmp_path / "file").read_text() == "mine"
