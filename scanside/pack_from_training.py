@@ -43,8 +43,6 @@ STARTS = {
     "trained classifier": "another training's",
 }
 """How the card calls the weights that a training started from; else they were random."""
-
-
 OF_BASE = " of the base pack"
 
 
