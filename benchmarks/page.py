@@ -32,7 +32,7 @@ same run, and are given with their range over the rounds.
 Tables dated November 2026 were made with the shipped pack 0.2.0. The networks of 0.3.0 are the same layer by layer, the
 segmenter also in its weights. Its classifier has no certificate for a processor with AMX yet: where these tables have
 it in bf16 or INT8, it runs in FP32 there until `scanside parity` has been run, and takes 0.33 s an exam in place of
-0.07 s (`measured_s` of the rooflines).
+0.09 or 0.07 s (`measured_s` of the rooflines).
 """
 
 
