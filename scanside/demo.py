@@ -75,9 +75,9 @@ def run_demo(
 
     begun = time.monotonic()
     out_dir = Path(out_dir)
-    predictor = scanside.load(pack)
     exam_folder, report_folder = out_dir / "exam", out_dir / "report"
     refuse_foreign(report_folder)
+    predictor = scanside.load(pack)
     exam_file, truth = write_phantom(exam_folder, seed=seed, shape=shape, stages=stages)
     volume = open_exam(exam_file).only()
     report = analyze_volume_to_folder(predictor, volume, report_folder, progress=progress, cancel=cancel)

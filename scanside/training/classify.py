@@ -29,10 +29,9 @@ from scanside.training.start import (
     IMAGENET,
     RANDOM,
     SINGLE_PLANES,
-    first_start,
     give_branch,
     read_classifier_start,
-    seen_by,
+    started,
     two_starts,
 )
 
@@ -85,8 +84,8 @@ class ClassifierTask:
         self.start = RANDOM if imagenet is None else IMAGENET
         if starts:
             self.start = SINGLE_PLANES if whole is None else "trained classifier"
-        self.start_files: Mapping[str, str] = {name: own.sha256 for name, own in starts.items()}
-        self.started = {"start_seen": seen_by(list(starts.values())), **first_start(list(starts.values()))}
+        self.started = started(starts)
+        self.start_files: Mapping[str, str] = self.started.get("start_files", {})
         strides = [own.stride_at for own in starts.values()]
         stride_at: StrideAt = strides[0] if strides else "1x1" if imagenet is not None else "3x3"
         with torch.random.fork_rng():
@@ -169,7 +168,7 @@ class ClassifierTask:
         return self.sources | {
             "lesions": {"benign": len(self.lesions[0]), "malignant": len(self.lesions[1])},
             "start": self.start,
-            **({"start_files": dict(self.start_files), **self.started} if self.start_files else {}),
+            **self.started,
             "stride_at": cast(FusionClassifier, self.model).stride_at,
             "fresh": sorted(self.fresh),
             "frozen": list(self.frozen),

@@ -21,7 +21,7 @@ from scanside.training.cohort_data import PhantomData
 from scanside.training.datasets import Picture, checked_pair
 from scanside.training.errors import TrainingDataError
 from scanside.training.recipe import SegmenterRecipe
-from scanside.training.start import RANDOM, first_start, read_start
+from scanside.training.start import RANDOM, read_start, started
 
 
 class Pictures(Protocol):
@@ -152,8 +152,7 @@ class SegmenterTask:
         """The split, how the weights started, and how pictures without a pixel spacing are seen."""
         record = {**self.sources, "start": RANDOM}
         if self.start is not None:
-            record |= {"start": "trained segmenter", "start_files": self.start_files, "start_seen": self.start.seen}
-            record |= first_start([self.start])
+            record |= {"start": "trained segmenter", **started({self.name: self.start})}
         if self.images is not None:
             rule = f"longer side {self.recipe.busbra_longer_side} pixels, aspect kept, zeros after"
             record["resize_rule"] = rule

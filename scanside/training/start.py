@@ -202,16 +202,23 @@ def _is_patients(value: object) -> bool:
     )
 
 
-def seen_by(starts: Sequence[TrainedStart]) -> dict[str, list[str]]:
-    """Everybody who trained any of these, by data set."""
-    names = dict.fromkeys(name for start in starts for name in start.seen)
-    return {name: sorted({who for start in starts for who in start.seen.get(name, ())}) for name in names}
+def started(starts: Mapping[str, TrainedStart]) -> dict[str, Any]:
+    """What a record says of the networks that a training started from, by name; nothing where it had none.
 
-
-def first_start(starts: Sequence[TrainedStart]) -> dict[str, str]:
-    """What the first weights were from which these came, for a record; nothing where theirs do not say it alike."""
-    said = {start.record["data"].get("first_start", start.record["data"].get("start", RANDOM)) for start in starts}
-    return {"first_start": said.pop()} if said in ({RANDOM}, {IMAGENET}) else {}
+    Their files, everybody who trained any of them, and, where their own records say it alike, what the first weights
+    of all were.
+    """
+    if not starts:
+        return {}
+    names = dict.fromkeys(name for start in starts.values() for name in start.seen)
+    seen = {name: sorted({who for start in starts.values() for who in start.seen.get(name, ())}) for name in names}
+    data = [start.record["data"] for start in starts.values()]
+    first = {own.get("first_start", own.get("start", RANDOM)) for own in data}
+    return {
+        "start_files": {name: start.sha256 for name, start in starts.items()},
+        "start_seen": seen,
+        **({"first_start": first.pop()} if first in ({RANDOM}, {IMAGENET}) else {}),
+    }
 
 
 def read_classifier_start(
